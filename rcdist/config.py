@@ -1,0 +1,341 @@
+"""JobConfig: every setting of a run, typed, with unit, range and default; cli.py reads it from a file and the command line."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from rcdist.errors import ConfigError
+from rcdist.plan import LETTERS, RESERVOIR_LETTER, parse_plan
+
+DEFAULT_CORPUS = "austen"
+"""Name of the corpus that ships with the package; see rcdist/data/corpus/README.md."""
+
+
+class Section(BaseModel):
+    """Refuse unknown keys in every section."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+def _check_letters(value: Any) -> Any:
+    legal = LETTERS + RESERVOIR_LETTER
+    for letter in value if isinstance(value, dict) else ():
+        if letter not in legal:
+            raise ValueError(f"unknown matrix letter {letter!r}. Letters: {' '.join(legal)}")
+    return value
+
+
+Positive = Annotated[float, Field(gt=0)]
+PerLetter = Annotated[Positive | dict[str, Positive], AfterValidator(_check_letters)]
+Probability = Annotated[float, Field(gt=0, le=1)]
+ProbabilityPerLetter = Annotated[Probability | dict[str, Probability], AfterValidator(_check_letters)]
+
+
+def per_letter(value: Any, letter: str, default: Any) -> Any:
+    """Look a matrix letter up in a setting that is one value or a map by letter.
+
+    Args:
+        value: the setting, one value or `{letter: value}`.
+        letter: one of f c g o G U D, or r for an inserted reservoir.
+        default: what a map that does not name the letter means.
+    """
+    return value.get(letter, default) if isinstance(value, dict) else value
+
+
+class ModelConfig(Section):
+    """Shape and arithmetic of the model (Zhu et al. 2024, arXiv:2406.02528)."""
+
+    num_layers: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Blocks L."""
+    width: Annotated[int, Field(ge=8, le=65536)] = 256
+    """Model width d, also the width of the recurrent state."""
+    glu_width: Annotated[int, Field(ge=8, le=262144)] = 768
+    """Inner width of the GLU."""
+    vocab_size: Annotated[int, Field(ge=16, le=1_000_000)] = 4096
+    """Rows of the embedding and of the head; the tokenizer must not have more."""
+    norm: Literal["shared", "per_projection"] = "shared"
+    """shared: one RMSNorm for all projections of one input; per_projection: each projection has its own gain besides."""
+    readout_norm: Literal["gate", "state"] = "gate"
+    """gate: RMSNorm on the output gate, SiLU on h (the public code); state: RMSNorm on h, SiLU on the gate."""
+    norm_eps: Annotated[float, Field(gt=0, le=1e-2)] = 1e-6
+    """Added to the mean square in every RMSNorm."""
+    rounding: Literal["nearest", "identity"] = "nearest"
+    """nearest: ternary weights and int8 activations; identity: no rounding, a control for tests and ablations."""
+    embedding_init_std: Positive = 0.02
+    """Standard deviation of the embedding at initialisation."""
+    init_gain: PerLetter = {"f": 0.8, "c": 0.8, "g": 0.8, "o": 1.0, "G": 0.8, "U": 0.8, "D": 0.8}
+    """Initial scale of trained matrices relative to unit gain (unit-rms input, unit-rms output); a value or a map by letter."""
+    head_init_gain: Positive = 0.25
+    """Initial scale of the head relative to unit gain."""
+
+
+class ReservoirConfig(Section):
+    """What is frozen and shared, and how a frozen matrix is made (MODEL: the reservoir family)."""
+
+    plan: str = "T cG@a"
+    """Plan string, tiled over the blocks: T, or letters out of f c g o G U D, then =, @name, +r, *n."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the frozen matrices; independent of the training seed."""
+    topology: Literal["dense"] = "dense"
+    """Structure of a frozen matrix. dense: independent ternary entries."""
+    connectivity: ProbabilityPerLetter = 0.5
+    """Share of non-zero entries of a frozen matrix, in (0, 1]; one value or a map by letter."""
+    input_scaling: PerLetter = 1.0
+    """Gain of frozen input matrices (f, c, g, G, U, and o, D) relative to unit gain; one value or a map by letter."""
+    spectral_radius: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Spectral radius of the square matrix of an inserted reservoir layer."""
+    gain: bool = True
+    """A frozen matrix has a trained per-channel output gain (one per block, also where the matrix is shared)."""
+    placement: Literal["post_scan"] = "post_scan"
+    """Where an inserted reservoir layer (+r) sits. post_scan: on the states, before the readout."""
+    combine: Literal["replace", "add"] = "replace"
+    """replace: the reservoir's output takes the place of h in the readout; add: it is added to h."""
+    source: Literal["broadcast", "regenerate"] = "broadcast"
+    """broadcast: workers receive the packed bytes from the object store; regenerate: each worker makes them from the seed."""
+
+    @model_validator(mode="after")
+    def _normalise_plan(self) -> "ReservoirConfig":
+        self.plan = str(parse_plan(self.plan))
+        return self
+
+
+class TokenizerConfig(Section):
+    """How text becomes token ids."""
+
+    kind: Literal["bpe", "bytes", "file"] = "bpe"
+    """bpe: byte-level BPE trained on the training corpus; bytes: UTF-8 bytes plus an end-of-document id; file: a tokenizer.json."""
+    path: str | None = None
+    """The tokenizer.json for kind=file."""
+    vocab_size: Annotated[int, Field(ge=257, le=1_000_000)] | None = None
+    """Vocabulary of a BPE that is trained here; None: model.vocab_size."""
+    max_train_bytes: Annotated[int, Field(ge=1000)] = 32_000_000
+    """Bytes of text, from the start of the corpus, that a BPE is trained on."""
+
+    @model_validator(mode="after")
+    def _path_goes_with_file(self) -> "TokenizerConfig":
+        if (self.kind == "file") != (self.path is not None):
+            raise ConfigError(
+                "tokenizer.path",
+                self.path,
+                f"tokenizer.kind={self.kind} and a path {'needs' if self.kind == 'file' else 'refuses'} one another",
+                "Give both --tokenizer.kind file and --tokenizer.path FILE, or neither",
+            )
+        return self
+
+
+class DataConfig(Section):
+    """Where the text comes from and how it is cut."""
+
+    train: list[str] = [DEFAULT_CORPUS]
+    """Files, globs or folders (.txt .jsonl .parquet), a hub name `hub:owner/name`, or `austen`, the shipped corpus."""
+    validation: list[str] = [DEFAULT_CORPUS]
+    """Held-out text, in the same forms."""
+    text_column: str = "text"
+    """Column of .jsonl, .parquet and hub sets that holds the text; one row is one document."""
+    document_column: str | None = None
+    """Column naming the work a row belongs to: consecutive rows of one work make one document. None: a row is a document."""
+    hub_config: str | None = None
+    """Configuration (subset) of a hub set."""
+    train_split: str = "train"
+    """Split of a hub set used for training."""
+    validation_split: str = "validation"
+    """Split of a hub set used for validation."""
+    streaming: bool = False
+    """Read the source as a stream: shards are filled until max_documents, the whole set is never stored."""
+    max_documents: Annotated[int, Field(ge=1)] | None = None
+    """Documents read from the source; None: all."""
+    seq_len: Annotated[int, Field(ge=8, le=1_048_576)] = 256
+    """Tokens per training window T."""
+    shard_tokens: Annotated[int, Field(ge=1024)] = 16_777_216
+    """Tokens per shard file."""
+    cache_dir: str | None = None
+    """Where tokenised shards are kept, shared by all nodes; None: <storage_path>/datasets."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the order of windows."""
+
+
+class OptimizerConfig(Section):
+    """AdamW, with decay on matrices only."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 4e-3
+    """Peak learning rate."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """First-moment decay."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Second-moment decay."""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Decoupled decay of matrices; vectors (norms, gains, lower bounds) have none."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest global gradient norm; None: no clipping."""
+
+
+class ScheduleConfig(Section):
+    """Learning rate and weight decay as pure functions of the step."""
+
+    kind: Literal["cosine", "wsd", "two_stage"] = "cosine"
+    """cosine; wsd: warm-up, stable, linear decay; two_stage: cosine, halved and without weight decay from the middle."""
+    warmup_fraction: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """Share of train.steps spent on linear warm-up."""
+    final_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Learning rate of the last step over the peak."""
+    decay_fraction: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Share of train.steps that wsd spends on its decay."""
+    stage_two_start: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of train.steps after which two_stage halves the learning rate and drops the weight decay."""
+
+
+class TrainConfig(Section):
+    """Length, batch and arithmetic of the run."""
+
+    steps: Annotated[int, Field(ge=1)] = 400
+    """Optimizer steps."""
+    global_batch_tokens: Annotated[int, Field(ge=8)] = 4096
+    """Tokens per optimizer step over all workers; a multiple of data.seq_len."""
+    micro_batch_size: Annotated[int, Field(ge=1)] = 8
+    """Largest number of windows in one forward pass of one worker; the gradient accumulation follows from it."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of weights and activations; bf16 keeps float32 masters in the optimizer."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    """DeepSpeed ZeRO: 0 none, 1 optimizer states, 2 and gradients, 3 and parameters are partitioned."""
+    activation_checkpointing: bool = False
+    """Recompute each block in the backward pass: less memory, about a third more compute."""
+    on_nonfinite: Literal["skip", "stop"] = "skip"
+    """A step whose loss or gradient norm is NaN or Inf: skip the update, or stop with exit code 5."""
+    log_every_steps: Annotated[int, Field(ge=1)] = 10
+    """Steps between two records of the metrics."""
+
+
+class CheckpointConfig(Section):
+    """What is kept to continue from."""
+
+    every_steps: Annotated[int, Field(ge=1)] | None = 100
+    """Steps between two checkpoints; None: only at the end."""
+    keep_latest: Annotated[int, Field(ge=1)] = 2
+    """Newest checkpoints kept; the best by eval/loss_nats is kept besides."""
+    resume: bool = True
+    """Continue the run of the same name from its newest valid checkpoint; false: refuse a name that has one."""
+
+
+class EvaluateConfig(Section):
+    """Held-out loss during and after training."""
+
+    every_steps: Annotated[int, Field(ge=1)] | None = 100
+    """Steps between two evaluations; None: only at the end."""
+    max_tokens: Annotated[int, Field(ge=8)] | None = 32_768
+    """Tokens evaluated at intervals; None: all. The evaluation at the end uses all."""
+    yardsticks: bool = True
+    """Print gzip -9 and add-one unigram and bigram models over the same held-out text at the end."""
+
+
+class TrackingConfig(Section):
+    """Where metrics go."""
+
+    uri: str | None = None
+    """MLflow tracking URI, sqlite:///... or http(s)://...; None: sqlite in <storage_path>/mlflow.db."""
+    experiment: Annotated[str, Field(min_length=1)] = "rcdist"
+    """MLflow experiment."""
+    timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
+    """Seconds a tracking server may take to answer before the run is refused at start, or its metrics are kept for later."""
+
+
+class CostConfig(Section):
+    """What a device second costs."""
+
+    node_type: str = "auto"
+    """Row of the price table; auto: laptop-cpu without a GPU, else the row of the GPU's name."""
+    price_table: str | None = None
+    """YAML price table; None: the one in the package."""
+    market: Literal["on_demand", "spot"] = "on_demand"
+    """Which price of the row applies."""
+    peak_flops: Annotated[float, Field(gt=0)] | None = None
+    """Peak FLOP/s of one device, for perf/mfu; None: the price table's."""
+
+
+class ClusterConfig(Section):
+    """Which workers train."""
+
+    address: str | None = None
+    """Ray address; None: RAY_ADDRESS, the cluster of the job, or a local Ray of its own."""
+    num_workers: Annotated[int, Field(ge=1, le=65536)] | None = None
+    """Workers; None: as many as the cluster has GPUs, else 2 on CPU."""
+    use_gpu: bool | None = None
+    """Give each worker a GPU; None: if the cluster has any."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    """CPUs reserved, and threads used on CPU, per worker."""
+    start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds that Ray may take to start the workers; autoscaled nodes need minutes."""
+
+
+class JobConfig(BaseSettings):
+    """Every setting of one pre-training run."""
+
+    model_config = SettingsConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "tiny"
+    """Name of the run; the same name continues the same run."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the initial trained weights."""
+    storage_path: str = "~/rcdist"
+    """Folder (local or shared by all nodes) that holds runs, datasets and, by default, mlflow.db."""
+    model: ModelConfig = ModelConfig()
+    reservoir: ReservoirConfig = ReservoirConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    train: TrainConfig = TrainConfig()
+    deepspeed: dict[str, Any] = {}
+    """Raw DeepSpeed configuration, merged over what rcdist writes; keys that rcdist owns are refused."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    cost: CostConfig = CostConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read nothing but what is passed: cli.py merges file and command line, the environment stays out."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _batch_is_whole_windows(self) -> "JobConfig":
+        batch, seq_len = self.train.global_batch_tokens, self.data.seq_len
+        if batch % seq_len:
+            raise ConfigError(
+                "train.global_batch_tokens",
+                batch,
+                f"not a multiple of data.seq_len={seq_len}",
+                f"Use {max(batch // seq_len, 1) * seq_len} or {(batch // seq_len + 1) * seq_len}",
+            )
+        return self
+
+    @property
+    def storage(self) -> Path:
+        """Return `storage_path` with `~` expanded."""
+        return Path(self.storage_path).expanduser()
+
+    @property
+    def run_dir(self) -> Path:
+        """Return the folder of this run: checkpoints, metrics.jsonl, config.yaml."""
+        return self.storage / "runs" / self.name
+
+    @property
+    def dataset_dir(self) -> Path:
+        """Return the folder under which tokenised corpora are cached by content digest."""
+        return Path(self.data.cache_dir).expanduser() if self.data.cache_dir else self.storage / "datasets"
+
+    @property
+    def tracking_uri(self) -> str:
+        """Return the MLflow tracking URI."""
+        return self.tracking.uri or f"sqlite:///{self.storage / 'mlflow.db'}"
+
+    @property
+    def windows_per_step(self) -> int:
+        """Return the windows of `data.seq_len` tokens in one global batch."""
+        return self.train.global_batch_tokens // self.data.seq_len

@@ -1,0 +1,72 @@
+"""The error tree, the exit codes of jobs, and the one form every user-facing message has."""
+
+# RcdistError
+#   ConfigError      a setting is wrong (exit 2)
+#   DataError        a corpus or tokenizer cannot be used (exit 2)
+#   CheckpointError  a checkpoint is damaged or belongs to something else (exit 2)
+#   ClusterError     the cluster cannot run this (exit 3)
+#   DivergedError    the loss or gradient is not finite and the policy is to stop (exit 5)
+
+EXIT_DONE = 0
+EXIT_UNEXPECTED = 1
+EXIT_BAD_CONFIG = 2
+EXIT_DOES_NOT_FIT = 3
+EXIT_BUDGET = 4
+EXIT_DIVERGED = 5
+EXIT_RETRIES = 6
+EXIT_STOPPED = 143
+
+
+class RcdistError(Exception):
+    """Say `<field>=<value>: <rule>. <what to do>.` in one line.
+
+    Args:
+        field: dotted configuration key, or the name of the thing that is wrong. Empty: no prefix.
+        value: the offending value, shown with `repr` when it is a string containing spaces.
+        rule: the rule it broke, with the other number.
+        remedy: what to do next.
+
+    All fields go to `Exception.__init__`, so that the error survives pickling between processes.
+    """
+
+    exit_code = EXIT_UNEXPECTED
+
+    def __init__(self, field: str, value: object, rule: str, remedy: str) -> None:
+        super().__init__(field, value, rule, remedy)
+        self.field, self.value, self.rule, self.remedy = field, value, rule, remedy
+
+    def __str__(self) -> str:
+        shown = f'"{self.value}"' if isinstance(self.value, str) else str(self.value)
+        prefix = f"{self.field}={shown}: " if self.field else ""
+        text = f"{prefix}{self.rule.rstrip('.')}. {self.remedy.rstrip('.')}."
+        return " ".join(text.split())
+
+
+class ConfigError(RcdistError, ValueError):
+    """Report a setting that is wrong."""
+
+    exit_code = EXIT_BAD_CONFIG
+
+
+class DataError(RcdistError):
+    """Report a corpus, token shard or tokenizer that cannot be used."""
+
+    exit_code = EXIT_BAD_CONFIG
+
+
+class CheckpointError(RcdistError):
+    """Report a checkpoint that is damaged or belongs to another model."""
+
+    exit_code = EXIT_BAD_CONFIG
+
+
+class ClusterError(RcdistError):
+    """Report work that the cluster cannot run."""
+
+    exit_code = EXIT_DOES_NOT_FIT
+
+
+class DivergedError(RcdistError):
+    """Report a loss or gradient that is not finite where the policy is to stop."""
+
+    exit_code = EXIT_DIVERGED
