@@ -1,111 +1,23 @@
-"""JobConfig: every setting of a run, typed, with unit, range and default; cli.py reads it from a file and the command line."""
+"""JobConfig: every setting of a run, typed, with unit, range and default; cli.py reads it."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, model_validator
 
+from rcdist.config_model import ModelConfig, ReservoirConfig, Section
+from rcdist.config_model import per_letter as per_letter
 from rcdist.errors import ConfigError
-from rcdist.plan import LETTERS, RESERVOIR_LETTER, parse_plan
 
 DEFAULT_CORPUS = "austen"
 """Name of the corpus that ships with the package; see rcdist/data/corpus/README.md."""
-
-
-class Section(BaseModel):
-    """Refuse unknown keys in every section."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
-
-
-def _check_letters(value: Any) -> Any:
-    legal = LETTERS + RESERVOIR_LETTER
-    for letter in value if isinstance(value, dict) else ():
-        if letter not in legal:
-            raise ValueError(f"unknown matrix letter {letter!r}. Letters: {' '.join(legal)}")
-    return value
-
-
-Positive = Annotated[float, Field(gt=0)]
-PerLetter = Annotated[Positive | dict[str, Positive], AfterValidator(_check_letters)]
-Probability = Annotated[float, Field(gt=0, le=1)]
-ProbabilityPerLetter = Annotated[Probability | dict[str, Probability], AfterValidator(_check_letters)]
-
-
-def per_letter(value: Any, letter: str, default: Any) -> Any:
-    """Look a matrix letter up in a setting that is one value or a map by letter.
-
-    Args:
-        value: the setting, one value or `{letter: value}`.
-        letter: one of f c g o G U D, or r for an inserted reservoir.
-        default: what a map that does not name the letter means.
-    """
-    return value.get(letter, default) if isinstance(value, dict) else value
-
-
-class ModelConfig(Section):
-    """Shape and arithmetic of the model (Zhu et al. 2024, arXiv:2406.02528)."""
-
-    num_layers: Annotated[int, Field(ge=1, le=1024)] = 4
-    """Blocks L."""
-    width: Annotated[int, Field(ge=8, le=65536)] = 256
-    """Model width d, also the width of the recurrent state."""
-    glu_width: Annotated[int, Field(ge=8, le=262144)] = 768
-    """Inner width of the GLU."""
-    vocab_size: Annotated[int, Field(ge=16, le=1_000_000)] = 4096
-    """Rows of the embedding and of the head; the tokenizer must not have more."""
-    norm: Literal["shared", "per_projection"] = "shared"
-    """shared: one RMSNorm for all projections of one input; per_projection: each projection has its own gain besides."""
-    readout_norm: Literal["gate", "state"] = "gate"
-    """gate: RMSNorm on the output gate, SiLU on h (the public code); state: RMSNorm on h, SiLU on the gate."""
-    norm_eps: Annotated[float, Field(gt=0, le=1e-2)] = 1e-6
-    """Added to the mean square in every RMSNorm."""
-    rounding: Literal["nearest", "identity"] = "nearest"
-    """nearest: ternary weights and int8 activations; identity: no rounding, a control for tests and ablations."""
-    embedding_init_std: Positive = 0.02
-    """Standard deviation of the embedding at initialisation."""
-    init_gain: PerLetter = {"f": 0.8, "c": 0.8, "g": 0.8, "o": 1.0, "G": 0.8, "U": 0.8, "D": 0.8}
-    """Initial scale of trained matrices relative to unit gain (unit-rms input, unit-rms output); a value or a map by letter."""
-    head_init_gain: Positive = 0.25
-    """Initial scale of the head relative to unit gain."""
-
-
-class ReservoirConfig(Section):
-    """What is frozen and shared, and how a frozen matrix is made (MODEL: the reservoir family)."""
-
-    plan: str = "T cG@a"
-    """Plan string, tiled over the blocks: T, or letters out of f c g o G U D, then =, @name, +r, *n."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Seed of the frozen matrices; independent of the training seed."""
-    topology: Literal["dense"] = "dense"
-    """Structure of a frozen matrix. dense: independent ternary entries."""
-    connectivity: ProbabilityPerLetter = 0.5
-    """Share of non-zero entries of a frozen matrix, in (0, 1]; one value or a map by letter."""
-    input_scaling: PerLetter = 1.0
-    """Gain of frozen input matrices (f, c, g, G, U, and o, D) relative to unit gain; one value or a map by letter."""
-    spectral_radius: Annotated[float, Field(gt=0, le=10)] = 1.0
-    """Spectral radius of the square matrix of an inserted reservoir layer."""
-    gain: bool = True
-    """A frozen matrix has a trained per-channel output gain (one per block, also where the matrix is shared)."""
-    placement: Literal["post_scan"] = "post_scan"
-    """Where an inserted reservoir layer (+r) sits. post_scan: on the states, before the readout."""
-    combine: Literal["replace", "add"] = "replace"
-    """replace: the reservoir's output takes the place of h in the readout; add: it is added to h."""
-    source: Literal["broadcast", "regenerate"] = "broadcast"
-    """broadcast: workers receive the packed bytes from the object store; regenerate: each worker makes them from the seed."""
-
-    @model_validator(mode="after")
-    def _normalise_plan(self) -> "ReservoirConfig":
-        self.plan = str(parse_plan(self.plan))
-        return self
 
 
 class TokenizerConfig(Section):
     """How text becomes token ids."""
 
     kind: Literal["bpe", "bytes", "file"] = "bpe"
-    """bpe: byte-level BPE trained on the training corpus; bytes: UTF-8 bytes plus an end-of-document id; file: a tokenizer.json."""
+    """bpe: byte-level BPE trained on the training text; bytes: UTF-8 bytes and end of text; file: a tokenizer.json."""
     path: str | None = None
     """The tokenizer.json for kind=file."""
     vocab_size: Annotated[int, Field(ge=257, le=1_000_000)] | None = None
@@ -135,7 +47,7 @@ class DataConfig(Section):
     text_column: str = "text"
     """Column of .jsonl, .parquet and hub sets that holds the text; one row is one document."""
     document_column: str | None = None
-    """Column naming the work a row belongs to: consecutive rows of one work make one document. None: a row is a document."""
+    """Column naming the work of a row: consecutive rows of one work make one document. None: a row is a document."""
     hub_config: str | None = None
     """Configuration (subset) of a hub set."""
     train_split: str = "train"
@@ -177,7 +89,7 @@ class ScheduleConfig(Section):
     """Learning rate and weight decay as pure functions of the step."""
 
     kind: Literal["cosine", "wsd", "two_stage"] = "cosine"
-    """cosine; wsd: warm-up, stable, linear decay; two_stage: cosine, halved and without weight decay from the middle."""
+    """cosine; wsd: warm-up, stable, linear decay; two_stage: cosine, then half of it and no weight decay."""
     warmup_fraction: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Share of train.steps spent on linear warm-up."""
     final_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -239,7 +151,7 @@ class TrackingConfig(Section):
     experiment: Annotated[str, Field(min_length=1)] = "rcdist"
     """MLflow experiment."""
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
-    """Seconds a tracking server may take to answer before the run is refused at start, or its metrics are kept for later."""
+    """Seconds a tracking server may take to answer: after that a start is refused, and metrics are kept for later."""
 
 
 class CostConfig(Section):
@@ -270,10 +182,8 @@ class ClusterConfig(Section):
     """Seconds that Ray may take to start the workers; autoscaled nodes need minutes."""
 
 
-class JobConfig(BaseSettings):
+class JobConfig(Section):
     """Every setting of one pre-training run."""
-
-    model_config = SettingsConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "tiny"
     """Name of the run; the same name continues the same run."""
@@ -295,13 +205,6 @@ class JobConfig(BaseSettings):
     tracking: TrackingConfig = TrackingConfig()
     cost: CostConfig = CostConfig()
     cluster: ClusterConfig = ClusterConfig()
-
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read nothing but what is passed: cli.py merges file and command line, the environment stays out."""
-        return (init_settings,)
 
     @model_validator(mode="after")
     def _batch_is_whole_windows(self) -> "JobConfig":

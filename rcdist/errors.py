@@ -22,7 +22,7 @@ class RcdistError(Exception):
 
     Args:
         field: dotted configuration key, or the name of the thing that is wrong. Empty: no prefix.
-        value: the offending value, shown with `repr` when it is a string containing spaces.
+        value: the offending value; a string is shown in double quotes.
         rule: the rule it broke, with the other number.
         remedy: what to do next.
 

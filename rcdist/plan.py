@@ -77,8 +77,9 @@ class ReservoirPlan:
 def parse_plan(text: str) -> ReservoirPlan:
     """Parse a plan string.
 
-    A token is `T` (all trained) or the letters of the frozen matrices out of f c g o G U D; then optional `=` (shared and
-    trained); then optional `@name`; then optional `+r` or `+r@name` (an inserted reservoir layer); then optional `*n`.
+    A token is `T` (all trained) or the letters of the frozen matrices out of f c g o G U D; then optional `=` (shared
+    and trained); then optional `@name`; then optional `+r` or `+r@name` (an inserted reservoir layer); then optional
+    `*n` (the token n times).
 
     Raises:
         ConfigError: names the token and its position.

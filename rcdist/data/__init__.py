@@ -1,0 +1,1 @@
+"""From text to batches: tokenizer, shards, and one global order of windows."""

@@ -1,0 +1,1 @@
+"""Generation with a trained model, step by step on its recurrent state."""

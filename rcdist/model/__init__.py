@@ -1,0 +1,1 @@
+"""The modules of the model, for one device, and what they cost."""

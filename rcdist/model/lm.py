@@ -1,0 +1,145 @@
+"""The language model: embedding, blocks of MLGRU and GLU, ternary head; in parallel over time and step by step."""
+
+# Shapes: B batch, T time, D model width (also of the state), L layers, V vocabulary.
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.model.reservoir import ReservoirBank
+from rcdist.model.bitlinear import BitLinear, InputNorms, ProjectionBuilder
+from rcdist.model.glu import GLU
+from rcdist.model.init import UNIT_GAIN, InitKey
+from rcdist.model.mlgru import MLGRU
+
+
+class LowerBounds(nn.Module):
+    """Hold the trained lower bounds of the forget gates: deeper layers keep their state longer.
+
+    gamma = cumsum over layers of softmax over layers of the parameter, minus its first row; so layer 0 has 0.
+    Qin et al. 2023, arXiv:2311.04823, section 3.2.
+    """
+
+    def __init__(self, num_layers: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(num_layers, width))
+
+    def forward(self) -> Tensor:
+        """Return gamma_LD in [0, 1), float32."""
+        sums_LD = self.weight.float().softmax(0).cumsum(0)
+        return sums_LD - sums_LD[:1]
+
+
+class Block(nn.Module):
+    """Add an MLGRU and then a GLU to the residual stream."""
+
+    def __init__(self, builder: ProjectionBuilder, layer: int, init: InitKey) -> None:
+        super().__init__()
+        self.mlgru = MLGRU(builder, layer, init.at("mlgru"))
+        self.glu = GLU(builder, layer, init.at("glu"))
+
+    def forward(
+        self, x_BTD: Tensor, gamma_D: Tensor, starts_BT: Tensor | None, h0_BD: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the new x_BTD and the state after the last token; see `MLGRU.forward`."""
+        mixed_BTD, h_last_BD = self.mlgru(x_BTD, gamma_D, starts_BT, h0_BD)
+        x_BTD = x_BTD + mixed_BTD
+        return x_BTD + self.glu(x_BTD), h_last_BD
+
+
+class LanguageModel(nn.Module):
+    """Predict the next token with a (reservoir) MatMul-free language model (Zhu et al. 2024, arXiv:2406.02528).
+
+    Args:
+        model_config: shape and arithmetic.
+        reservoir_config: which matrices are frozen and shared.
+        bank: from `build_bank` or `ReservoirBank.from_packed`, with the same configuration.
+        seed: with a parameter's name, decides its initial value.
+        activation_checkpointing: recompute each block in the backward pass.
+
+    Trained tensors are float32 in the default dtype; `.to(torch.bfloat16)` is supported: norms, gates, the state and the
+    loss stay float32, and the bank int8. On the meta device nothing is generated.
+    """
+
+    def __init__(
+        self,
+        model_config: ModelConfig,
+        reservoir_config: ReservoirConfig,
+        bank: ReservoirBank,
+        seed: int,
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model_config, self.reservoir_config = model_config, reservoir_config
+        self.activation_checkpointing = activation_checkpointing
+        self.bank = bank
+        init, width = InitKey(seed), model_config.width
+        builder = ProjectionBuilder(model_config, reservoir_config, bank)
+        shape = (model_config.vocab_size, width)
+        embedding = init.at("embedding").at("weight").normal(shape, model_config.embedding_init_std)
+        self.embedding = nn.Embedding(*shape, _weight=embedding)
+        self.lower_bounds = LowerBounds(model_config.num_layers, width)
+        blocks = init.at("blocks")
+        self.blocks = nn.ModuleList(Block(builder, i, blocks.at(i)) for i in range(model_config.num_layers))
+        self.output = InputNorms(model_config, width, ("head",))
+        head_std = model_config.head_init_gain * UNIT_GAIN / width**0.5
+        self.head = BitLinear(init.at("head"), shape, head_std, model_config.rounding)
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        starts_BT: Tensor | None = None,
+        targets_BT: Tensor | None = None,
+        weights_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Run all positions in parallel.
+
+        Args:
+            tokens_BT: int64 token ids.
+            starts_BT: bool, True where a document starts: every state is 0 before it.
+            targets_BT: int64, the token that follows each position. None: return logits.
+            weights_BT: weight of each position in the loss; 0 for padding. None: 1. Needs targets.
+
+        Returns:
+            logits_BTV; or, with targets, the float32 scalar sum over positions of weight * nats.
+        """
+        assert weights_BT is None or targets_BT is not None, "weights belong to targets"
+        logits_BTV, _ = self._run(tokens_BT, starts_BT, None)
+        if targets_BT is None:
+            return logits_BTV
+        flat, targets = logits_BTV.flatten(0, 1).float(), targets_BT.flatten()
+        if weights_BT is None:
+            return F.cross_entropy(flat, targets, reduction="sum")
+        return torch.dot(F.cross_entropy(flat, targets, reduction="none"), weights_BT.flatten().float())
+
+    def init_state(self, batch_size: int) -> Tensor:
+        """Return the state before any token: float32 zeros (L, B, D) on the model's device."""
+        config, device = self.model_config, self.embedding.weight.device
+        return torch.zeros(config.num_layers, batch_size, config.width, dtype=torch.float32, device=device)
+
+    def prefill(
+        self, tokens_BT: Tensor, state_LBD: Tensor | None = None, starts_BT: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Run all positions in parallel from a state; return logits_BTV and the state after the last one."""
+        return self._run(tokens_BT, starts_BT, self.init_state(len(tokens_BT)) if state_LBD is None else state_LBD)
+
+    def step(self, token_B: Tensor, state_LBD: Tensor) -> tuple[Tensor, Tensor]:
+        """Run one position; return logits_BV and the next state. Cost and memory do not grow with the position."""
+        logits_BTV, state_LBD = self._run(token_B.unsqueeze(1), None, state_LBD)
+        return logits_BTV.squeeze(1), state_LBD
+
+    def _run(self, tokens_BT: Tensor, starts_BT: Tensor | None, state_LBD: Tensor | None) -> tuple[Tensor, Tensor]:
+        x_BTD = self.embedding(tokens_BT)
+        recompute = self.activation_checkpointing and torch.is_grad_enabled()
+        states = []
+        for i, (block, gamma_D) in enumerate(zip(self.blocks, self.lower_bounds().unbind(0), strict=True)):
+            arguments = (x_BTD, gamma_D, starts_BT, None if state_LBD is None else state_LBD[i])
+            if recompute:
+                x_BTD, h_last_BD = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_BTD, h_last_BD = block(*arguments)
+            states.append(h_last_BD)
+        (z,) = self.output(x_BTD)
+        return self.head(*z), torch.stack(states)

@@ -1,0 +1,1 @@
+"""Pure functions on tensors: the reference arithmetic of the model, in plain PyTorch."""

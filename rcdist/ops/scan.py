@@ -1,0 +1,101 @@
+"""The MLGRU recurrence along time: a reference loop that autograd differentiates, and a fast form with its own backward."""
+
+# Shapes: B batch, T time, H state width.
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def scan(
+    f_BTH: Tensor, c_BTH: Tensor, h0_BH: Tensor | None = None, starts_BT: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Run the MLGRU recurrence along time and return every state.
+
+    h[t] = f[t] * h[t-1] + (1 - f[t]) * c[t], with h[t-1] = 0 where a document starts.
+
+    Args:
+        f_BTH: forget gate in (0, 1). A gate of 1 keeps the old state.
+        c_BTH: candidate state, any float dtype; summed in float32 (float64 if f or c is).
+        h0_BH: state before the first token. Zeros when None.
+        starts_BT: bool, True where a document starts. None: nowhere (h0 alone says what came before).
+
+    Returns:
+        h_BTH in the dtype of c, and h_last_BH in float32: passing it back as h0 resumes the sequence.
+
+    Cost: about 4 FLOPs per element forward and 8 backward, one operation per time step, no matrix product.
+    Zhu et al. 2024, arXiv:2406.02528, section 3.3.1.
+    """
+    h_BTH, h_last_BH = _Scan.apply(f_BTH, c_BTH, h0_BH, starts_BT)
+    return h_BTH, h_last_BH
+
+
+def scan_reference(
+    f_BTH: Tensor, c_BTH: Tensor, h0_BH: Tensor | None = None, starts_BT: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Run the recurrence of `scan` step by step, differentiated by autograd. Cost: T graph nodes per operation."""
+    wide = _state_dtype(f_BTH, c_BTH)
+    f, c = f_BTH.to(wide), c_BTH.to(wide)
+    h = torch.zeros_like(c[:, 0]) if h0_BH is None else h0_BH.to(wide)
+    states = []
+    for t in range(f.shape[1]):
+        if starts_BT is not None:
+            h = h * (~starts_BT[:, t]).to(wide).unsqueeze(-1)
+        h = f[:, t] * h + (1 - f[:, t]) * c[:, t]
+        states.append(h)
+    return torch.stack(states, dim=1).to(c_BTH.dtype), h
+
+
+def _state_dtype(f: Tensor, c: Tensor) -> torch.dtype:
+    return torch.float64 if torch.float64 in (f.dtype, c.dtype) else torch.float32
+
+
+class _Scan(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, f_BTH: Tensor, c_BTH: Tensor, h0_BH: Tensor | None, starts_BT: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        wide = _state_dtype(f_BTH, c_BTH)
+        f, c = f_BTH.to(wide), c_BTH.to(wide)
+        carry = _carry(f, starts_BT)
+        # (1 - f) c, written over with the states; f = 1 leaves exactly nothing of c.
+        h = torch.addcmul(c, f, c, value=-1)
+        previous = torch.zeros_like(h[:, 0]) if h0_BH is None else h0_BH.to(wide)
+        for carry_t, h_t in zip(carry.unbind(1), h.unbind(1), strict=True):
+            previous = torch.addcmul(h_t, carry_t, previous, out=h_t)
+        h_last = h[:, -1].clone()
+        ctx.save_for_backward(f_BTH, c_BTH, h0_BH, starts_BT, h)
+        ctx.set_materialize_grads(False)
+        return h.to(c_BTH.dtype), h_last
+
+    @staticmethod
+    def backward(ctx: Any, dh_BTH: Tensor | None, dlast_BH: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        f_BTH, c_BTH, h0_BH, starts_BT, h = ctx.saved_tensors
+        f, c = f_BTH.to(h.dtype), c_BTH.to(h.dtype)
+        carry = _carry(f, starts_BT)
+        dh = torch.zeros_like(h) if dh_BTH is None else dh_BTH.to(h.dtype, copy=True)
+        if dlast_BH is not None:
+            dh[:, -1] += dlast_BH
+        carries, steps = carry.unbind(1), dh.unbind(1)
+        for t in range(len(steps) - 2, -1, -1):
+            torch.addcmul(steps[t], carries[t + 1], steps[t + 1], out=steps[t])
+        df = dc = dh0 = None
+        if ctx.needs_input_grad[0]:
+            df = torch.zeros_like(h)
+            df[:, 1:] = h[:, :-1]
+            if h0_BH is not None:
+                df[:, 0] = h0_BH
+            if starts_BT is not None:
+                df.masked_fill_(starts_BT.unsqueeze(-1), 0)
+            df = df.sub_(c).mul_(dh).to(f_BTH.dtype)
+        if h0_BH is not None and ctx.needs_input_grad[2]:
+            dh0 = (carries[0] * steps[0]).to(h0_BH.dtype)
+        if ctx.needs_input_grad[1]:
+            dc = torch.addcmul(dh, dh, f, value=-1).to(c_BTH.dtype)
+        return df, dc, dh0, None
+
+
+def _carry(f: Tensor, starts_BT: Tensor | None) -> Tensor:
+    """Return what multiplies the previous state: f, and 0 where a document starts."""
+    return f if starts_BT is None else f.masked_fill(starts_BT.unsqueeze(-1), 0)

@@ -1,0 +1,1 @@
+"""Metrics, their ledger of cost, and where they are written."""

@@ -1,0 +1,43 @@
+"""Receive the frozen matrices: one object in Ray's store, unpacked once per worker, proved by digest on every rank."""
+
+from typing import Any
+
+import ray
+import torch.distributed as dist
+
+from rcdist.config import JobConfig
+from rcdist.errors import ClusterError
+from rcdist.model.reservoir import PackedBank, ReservoirBank, build_bank
+
+
+def receive_bank(config: JobConfig, packed_ref: "ray.ObjectRef[PackedBank] | None", expected_digest: str) -> ReservoirBank:
+    """Build this worker's reservoir bank and prove that every rank holds the driver's bytes.
+
+    Args:
+        config: the run; `reservoir.source` says whether the bytes are received or regenerated from the seed.
+        packed_ref: the packed bank in the object store; None when every worker regenerates it.
+        expected_digest: digest of the bank as the driver built it.
+
+    Raises:
+        ClusterError: a rank's digest differs; names the rank and both digests.
+    """
+    if packed_ref is None:
+        bank = build_bank(config.model, config.reservoir)
+    else:
+        bank = ReservoirBank.from_packed(ray.get(packed_ref))
+    prove_digest(bank, expected_digest)
+    return bank
+
+
+def prove_digest(bank: ReservoirBank, expected_digest: str) -> None:
+    """Compare the digest of the resident bytes of every rank with `expected_digest`; a collective call."""
+    digests: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(digests, bank.digest())
+    for rank, digest in enumerate(digests):
+        if digest != expected_digest:
+            raise ClusterError(
+                "reservoir",
+                digest,
+                f"the frozen matrices of rank {rank} differ from the driver's, digest {expected_digest}",
+                "Start again; if it repeats, use reservoir.source=regenerate and check that machine's memory",
+            )

@@ -1,0 +1,187 @@
+"""Drive DeepSpeed: the only file that names it; everything else sees train_step, evaluate, save and restore."""
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from rcdist.config import JobConfig
+from rcdist.data.loader import MicroBatch
+from rcdist.train.deepspeed_config import build_deepspeed_config
+from rcdist.train.optim import DECAY_GROUP, build_parameter_groups
+
+ZERO_FOLDER = "zero"
+"""Folder inside a checkpoint that DeepSpeed writes."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Hold what one optimizer step measured, equal on every rank.
+
+    Attributes:
+        loss_nats: mean loss per real target token of the global batch, in nats.
+        grad_norm: global 2-norm of the gradient before clipping; inf or NaN when the step was skipped.
+        applied: False when the update was skipped because loss or gradient was not finite.
+    """
+
+    loss_nats: float
+    grad_norm: float
+    applied: bool
+
+
+class Engine:
+    """Wrap a model in DeepSpeed ZeRO with AdamW.
+
+    Args:
+        model: module whose forward takes (tokens, starts, targets, weights) and returns the summed loss in nats.
+        config: the run.
+        world_size: workers in the already initialised process group.
+        device: where the model trains.
+    """
+
+    def __init__(self, model: torch.nn.Module, config: JobConfig, *, world_size: int, device: torch.device) -> None:
+        deepspeed = _import_deepspeed(device)
+        settings = config.optimizer
+        groups = build_parameter_groups(model, settings.weight_decay)
+        num_trained = sum(p.numel() for group in groups for p in group["params"])
+        self._optimizer = torch.optim.AdamW(
+            groups,
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.eps,
+            fused=True,
+        )
+        self._world_size = world_size
+        self.device = device
+        self._zero_stage = config.train.zero_stage
+        ds_config = build_deepspeed_config(config, world_size, num_trained)
+        self.num_micro_batches: int = ds_config["gradient_accumulation_steps"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._engine, *_ = deepspeed.initialize(
+                model=model.to(device), optimizer=self._optimizer, config=ds_config, dist_init_required=False
+            )
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """Return the wrapped model; at stage 3 its parameters are partitioned."""
+        return self._engine.module
+
+    def train_step(
+        self, micro_batches: Sequence[MicroBatch], global_tokens: int, *, learning_rate: float, weight_decay: float
+    ) -> StepResult:
+        """Run forward and backward over the micro-batches of this rank and update once.
+
+        Args:
+            micro_batches: equally many, of equal shape, on every rank.
+            global_tokens: real target tokens of the global batch over all ranks; the loss is their mean.
+            learning_rate: for every group.
+            weight_decay: for the matrices.
+        """
+        assert len(micro_batches) == self.num_micro_batches
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+            if group["name"] == DECAY_GROUP:
+                group["weight_decay"] = weight_decay
+        self._engine.train()
+        # DeepSpeed averages over ranks and divides by the accumulation steps; undoing both leaves sum / global_tokens.
+        scale = self._world_size * self.num_micro_batches / global_tokens
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        grad_norm: float | None = None
+        for i, batch in enumerate(micro_batches):
+            loss = self._forward(batch)
+            loss_sum += loss.detach()
+            self._engine.backward(loss * scale)
+            if i + 1 == len(micro_batches) and self._zero_stage == 0:
+                grad_norm = self._stage_zero_norm()
+            self._engine.step()
+        dist.all_reduce(loss_sum)
+        if grad_norm is None:
+            grad_norm = float(self._engine.get_global_grad_norm())
+        applied = math.isfinite(grad_norm) and self._engine.was_step_applied()
+        return StepResult(float(loss_sum) / global_tokens, grad_norm, applied)
+
+    def _forward(self, batch: MicroBatch) -> torch.Tensor:
+        moved = (batch.tokens_BT, batch.starts_BT, batch.targets_BT, batch.weights_BT)
+        return self._engine(*(tensor.to(self.device, non_blocking=True) for tensor in moved))
+
+    def _stage_zero_norm(self) -> float:
+        """Return the gradient norm; drop a gradient that is not finite, which stages 1-3 do by themselves."""
+        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(norm):
+            for parameter in self._engine.module.parameters():
+                parameter.grad = None
+        return norm
+
+    @torch.no_grad()
+    def evaluate_sum(self, batch: MicroBatch) -> torch.Tensor:
+        """Return the summed loss in nats of one batch of this rank, float64, without gradient."""
+        self._engine.eval()
+        return self._forward(batch).double()
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's share of the state below `folder`; every rank calls it with a folder of its own."""
+        (folder / ZERO_FOLDER).mkdir(parents=True, exist_ok=True)
+        self._engine.save_checkpoint(str(folder), tag=ZERO_FOLDER, save_latest=False, exclude_frozen_parameters=True)
+
+    def restore(self, folder: Path) -> None:
+        """Read the state of an equal world size from a complete checkpoint."""
+        loaded, _ = self._engine.load_checkpoint(str(folder), tag=ZERO_FOLDER)
+        assert loaded is not None
+
+    def count_optimizer_state(self) -> tuple[int, int]:
+        """Count the moment elements over all ranks.
+
+        Returns:
+            (elements without ZeRO's padding, padding elements). The first is 2 x trained parameters.
+        """
+        local = sum(
+            tensor.numel()
+            for state in self._optimizer.state.values()
+            for name, tensor in state.items()
+            if name in ("exp_avg", "exp_avg_sq")
+        )
+        total = torch.tensor([float(local)], dtype=torch.float64, device=self.device)
+        if self._zero_stage > 0:
+            dist.all_reduce(total)
+        padding = 2 * self._count_padding()
+        return int(total.item()) - padding, padding
+
+    def _count_padding(self) -> int:
+        zero: Any = self._engine.optimizer
+        if self._zero_stage == 3:
+            parameters = list(self._engine.module.parameters())
+            return sum(p.partition_numel() * self._world_size - p.ds_numel for p in parameters)
+        if self._zero_stage in (1, 2) and hasattr(zero, "groups_padding"):
+            padding = torch.tensor([float(sum(zero.groups_padding))], dtype=torch.float64, device=self.device)
+            dist.all_reduce(padding)
+            return int(padding.item())
+        return 0
+
+
+def _import_deepspeed(device: torch.device) -> Any:
+    """Import DeepSpeed (4 s) for this kind of device, quietly and without compiling anything.
+
+    On CPU DeepSpeed would compile a shared-memory all-reduce at start (40 s, needs a C++ compiler and ninja, and hangs on the
+    lock of a build that was killed); gloo does the same work, so the extension is switched off.
+    """
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import deepspeed
+        import deepspeed.ops
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if device.type == "cpu":
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False)
+    return deepspeed

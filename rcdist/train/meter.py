@@ -1,0 +1,106 @@
+"""Turn what the steps of one worker measured into records, and charge the ledger."""
+
+import resource
+import time
+
+import torch
+
+from rcdist.config import JobConfig
+from rcdist.data.loader import Loader
+from rcdist.model.cost import estimate_flops
+from rcdist.tracking.ledger import Ledger
+from rcdist.tracking.prices import PriceRow
+from rcdist.train.engine import StepResult
+from rcdist.train.optim import learning_rate_at
+
+
+class Meter:
+    """Turn what the steps measured into one record every few steps, and charge the ledger.
+
+    Args:
+        config: the run.
+        price: what a device second costs.
+        ledger: charged with all wall time since the worker's loop began, evaluation and saving included.
+        world_size: devices paid for.
+        device: where the model trains.
+    """
+
+    def __init__(
+        self, config: JobConfig, price: PriceRow, ledger: Ledger, world_size: int, device: torch.device
+    ) -> None:
+        self._config = config
+        self._price = price
+        self._ledger = ledger
+        self._world_size = world_size
+        self._device = device
+        self._flops = estimate_flops(
+            config.model, config.reservoir, activation_checkpointing=config.train.activation_checkpointing
+        )
+        self._charged_at = self._step_began = time.perf_counter()
+        self._reset()
+
+    def begin_step(self) -> None:
+        """Start the clock of a step; evaluation, saving and reporting lie between two steps and do not slow it."""
+        self._step_began = time.perf_counter()
+
+    def _reset(self) -> None:
+        self._step_s = self._data_wait_s = self._loss = 0.0
+        self._num_steps = self._tokens = 0
+        self._result: StepResult | None = None
+
+    def count_step(self, result: StepResult, loader: Loader) -> None:
+        """Add one finished step."""
+        self._step_s += time.perf_counter() - self._step_began
+        self._data_wait_s += loader.wait_s
+        self._loss += result.loss_nats
+        self._num_steps += 1
+        self._tokens += loader.global_tokens
+        self._result = result
+        self._charge(loader.global_tokens)
+
+    def _charge(self, tokens: int) -> None:
+        now = time.perf_counter()
+        self._ledger.charge(
+            seconds=now - self._charged_at,
+            num_devices=self._world_size,
+            tokens=tokens,
+            flops_per_token=self._flops,
+            price=self._price,
+        )
+        self._charged_at = now
+
+    def read(self, *, step: int, skipped_steps: int) -> dict[str, float]:
+        """Return the record of the steps since the last one, and start the next.
+
+        Args:
+            step: optimizer steps done.
+            skipped_steps: of these, steps whose update was skipped.
+        """
+        self._charge(0)
+        assert self._result is not None
+        tokens_per_s = self._tokens / self._step_s
+        config = self._config
+        rate = learning_rate_at(step - 1, config.train.steps, config.optimizer, config.schedule)
+        record = {
+            "train/loss_nats": self._result.loss_nats,
+            "train/loss_mean_nats": self._loss / self._num_steps,
+            "train/grad_norm": self._result.grad_norm,
+            "train/learning_rate": rate,
+            "train/tokens": float(self._ledger.tokens),
+            "train/skipped_steps": float(skipped_steps),
+            "perf/tokens_per_s": tokens_per_s,
+            "perf/step_s": self._step_s / self._num_steps,
+            "perf/data_wait_s": self._data_wait_s / self._num_steps,
+            "perf/mfu": tokens_per_s * self._flops.train / (self._price.peak_flops * self._world_size),
+            "memory/peak_bytes": float(_peak_bytes(self._device)),
+            **self._ledger.record(),
+        }
+        self._reset()
+        return record
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # ru_maxrss is in KiB on Linux: the peak resident size of this worker, imports included.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

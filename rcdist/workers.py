@@ -1,0 +1,85 @@
+"""Find the cluster, decide how many workers train, and what their environment is."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rcdist.config import JobConfig
+from rcdist.errors import ClusterError
+
+WORKERS_ON_CPU = 2
+"""Workers of a run without GPUs: enough to exercise everything that is distributed."""
+
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Say how many workers of which kind a run has."""
+
+    num_workers: int
+    use_gpu: bool
+    cpus_per_worker: float
+
+
+@contextmanager
+def ray_session(config: JobConfig) -> Iterator[None]:
+    """Connect to the cluster of the job, or start a local Ray that ends with this process.
+
+    A Ray that is already initialised in this process is used and left running. A cluster that merely runs on this machine is
+    not joined: only `cluster.address` or RAY_ADDRESS, which `ray job submit` sets, name one.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, log_to_driver=True)
+    else:
+        cpus = max(os.cpu_count() or 1, WORKERS_ON_CPU)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=True)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def resolve_workers(config: JobConfig) -> Workers:
+    """Decide how many workers train, from the configuration and what the connected cluster has.
+
+    Raises:
+        ClusterError: a local Ray, which cannot grow, has too few devices.
+    """
+    import ray
+
+    resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0))
+    use_gpu = gpus > 0 if config.cluster.use_gpu is None else config.cluster.use_gpu
+    num_workers = config.cluster.num_workers or (gpus if use_gpu and gpus else WORKERS_ON_CPU)
+    local = not (config.cluster.address or os.environ.get("RAY_ADDRESS"))
+    kind, has = ("GPU", float(gpus)) if use_gpu else ("CPU", resources.get("CPU", 0.0))
+    needs = num_workers * (1.0 if use_gpu else config.cluster.cpus_per_worker)
+    if local and needs > has:
+        raise ClusterError(
+            "cluster.num_workers",
+            num_workers,
+            f"needs {needs:g} {kind}s, this machine's Ray has {has:g}",
+            f"Use fewer workers, or give cluster.address of a cluster with {needs:g} {kind}s",
+        )
+    return Workers(num_workers, use_gpu, config.cluster.cpus_per_worker)
+
+
+def worker_environment(workers: Workers) -> dict[str, str]:
+    """Return the environment variables of every training worker, each for a reason."""
+    environment = {
+        # Two processes whose threads exceed the cores fight: a worker gets the threads it reserved.
+        "OMP_NUM_THREADS": str(max(int(workers.cpus_per_worker), 1)),
+        "TOKENIZERS_PARALLELISM": "false",
+        "DEEPSPEED_LOG_LEVEL": "warning",
+    }
+    if not workers.use_gpu:
+        # Must be set before DeepSpeed is imported; without a GPU it would probe for accelerators.
+        environment["DS_ACCELERATOR"] = "cpu"
+    return environment
