@@ -2,17 +2,16 @@
 
 # Shapes: K input width, N output width, ... any leading dimensions (tokens).
 
-import torch
 from torch import Tensor, nn
 
 from rcdist.config import ModelConfig, ReservoirConfig
-from rcdist.model.reservoir import ReservoirBank
-from rcdist.model.init import InitKey, matrix_std, ones
 from rcdist.model.frozen import matrix_shape
+from rcdist.model.init import InitKey, matrix_std, ones
+from rcdist.model.reservoir import ReservoirBank
 from rcdist.ops.norm import rms_norm
 from rcdist.ops.quantise import Quantised, Rounding, quantise_tokens, quantise_weight
 from rcdist.ops.ternary import frozen_product, ternary_product
-from rcdist.plan import BlockPlan, parse_plan
+from rcdist.plan import RESERVOIR_LETTER, BlockPlan, parse_plan
 
 
 class Norm(nn.Module):
@@ -65,13 +64,13 @@ class FrozenLinear(nn.Module):
         super().__init__()
         object.__setattr__(self, "bank", bank)
         self.key = key
-        self.register_parameter("gain", ones(bank.specs[key].shape[0]) if gain else None)
+        self.register_parameter("gain", ones(bank.matrix(key).shape[0]) if gain else None)
 
     def forward(self, handle: Tensor, values: Tensor, scale: Tensor | None) -> Tensor:
         """Return (..., N) in the dtype of the handle; see `ops.ternary.frozen_product`."""
         bank: ReservoirBank = self.__dict__["bank"]
-        y = frozen_product(Quantised(handle, values, scale), bank.matrix(self.key), bank.scale(self.key))
-        return y if self.gain is None else y * self.gain
+        tokens = Quantised(handle, values, scale)
+        return frozen_product(tokens, bank.matrix(self.key), bank.scale(self.key), self.gain)
 
     def extra_repr(self) -> str:
         """Show the key of the matrix."""
@@ -91,7 +90,7 @@ class ProjectionBuilder:
         """Build the projection `letter` of block `layer`; a shared and trained one is built once and returned again."""
         block = self.blocks[layer]
         key = self._plan.matrix_key(layer, letter, block)
-        if key in self.bank.specs:
+        if letter == RESERVOIR_LETTER or letter in block.frozen_letters():
             return FrozenLinear(self.bank, key, self.reservoir_config.gain)
         if block.trained and letter in block.letters:
             if key not in self._shared:

@@ -81,9 +81,7 @@ def frozen_specs(model_config: ModelConfig, reservoir_config: ReservoirConfig) -
 def _build_spec(model_config: ModelConfig, config: ReservoirConfig, key: str, letter: str) -> FrozenSpec:
     shape = matrix_shape(model_config, letter)
     connectivity = per_letter(config.connectivity, letter, 0.5)
-    relative = (
-        config.spectral_radius if letter == RESERVOIR_LETTER else per_letter(config.input_scaling, letter, 1.0)
-    )
+    relative = config.spectral_radius if letter == RESERVOIR_LETTER else per_letter(config.input_scaling, letter, 1.0)
     scale = relative / math.sqrt(connectivity * shape[1])
     return FrozenSpec(key, letter, shape, config.seed, config.topology, connectivity, scale)
 

@@ -13,7 +13,8 @@ UNIT_GAIN = 1.508
 """Standard deviation times sqrt(inputs) at which a quantised normal matrix has unit gain.
 
 A normal matrix of deviation s has beta = mean|W| = sqrt(2 / pi) s = 0.798 s, and P(|W| > beta / 2) = 0.690 of its
-entries stay non-zero, so an output has variance inputs * 0.690 * 0.637 s^2 for unit-rms input: s = 1.508 / sqrt(inputs).
+entries stay non-zero, so for unit-rms input an output has variance inputs * 0.690 * 0.637 s^2, which is 1 at
+s = 1.508 / sqrt(inputs).
 """
 
 

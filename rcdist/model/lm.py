@@ -4,15 +4,15 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from rcdist.config import ModelConfig, ReservoirConfig
-from rcdist.model.reservoir import ReservoirBank
 from rcdist.model.bitlinear import BitLinear, InputNorms, ProjectionBuilder
 from rcdist.model.glu import GLU
 from rcdist.model.init import UNIT_GAIN, InitKey
 from rcdist.model.mlgru import MLGRU
+from rcdist.model.reservoir import ReservoirBank
+from rcdist.ops.cross_entropy import summed_cross_entropy
 
 
 class LowerBounds(nn.Module):
@@ -59,8 +59,9 @@ class LanguageModel(nn.Module):
         seed: with a parameter's name, decides its initial value.
         activation_checkpointing: recompute each block in the backward pass.
 
-    Trained tensors are float32 in the default dtype; `.to(torch.bfloat16)` is supported: norms, gates, the state and the
-    loss stay float32, and the bank int8. On the meta device nothing is generated.
+    Trained tensors have the default dtype. After `.to(torch.bfloat16)` norms, gates, the state and the loss are still
+    computed in float32, and the bank stays int8. On the meta device nothing is generated. On a CPU, denormal numbers
+    slow everything down: call `torch.set_flush_denormal(True)` once per process.
     """
 
     def __init__(
@@ -109,10 +110,8 @@ class LanguageModel(nn.Module):
         logits_BTV, _ = self._run(tokens_BT, starts_BT, None)
         if targets_BT is None:
             return logits_BTV
-        flat, targets = logits_BTV.flatten(0, 1).float(), targets_BT.flatten()
-        if weights_BT is None:
-            return F.cross_entropy(flat, targets, reduction="sum")
-        return torch.dot(F.cross_entropy(flat, targets, reduction="none"), weights_BT.flatten().float())
+        weights_M = None if weights_BT is None else weights_BT.flatten()
+        return summed_cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), weights_M)
 
     def init_state(self, batch_size: int) -> Tensor:
         """Return the state before any token: float32 zeros (L, B, D) on the model's device."""

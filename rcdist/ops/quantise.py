@@ -29,7 +29,8 @@ class Quantised(NamedTuple):
 def quantise_tokens(x: Tensor, rounding: Rounding = "nearest") -> Quantised:
     """Round each token to int8 by its largest absolute value (Q8).
 
-    s = 127 / max(max|x|, 1e-5); x ~ round(x * s) / s. The clip to [-128, 127] of the definition never acts: |x * s| <= 127.
+    s = 127 / max(max|x|, 1e-5); x ~ round(x * s) / s. The clip to [-128, 127] of the definition never acts, because
+    |x * s| <= 127.
 
     Args:
         x: (..., K), any float dtype. A token that is not finite keeps a scale that is not finite.

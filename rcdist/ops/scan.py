@@ -1,4 +1,4 @@
-"""The MLGRU recurrence along time: a reference loop that autograd differentiates, and a fast form with its own backward."""
+"""The MLGRU recurrence along time: a reference loop for autograd, and a fast form with its own backward."""
 
 # Shapes: B batch, T time, H state width.
 
@@ -70,7 +70,7 @@ class _Scan(torch.autograd.Function):
         return h.to(c_BTH.dtype), h_last
 
     @staticmethod
-    def backward(ctx: Any, dh_BTH: Tensor | None, dlast_BH: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dh_BTH: Tensor | None, dlast_BH: Tensor | None) -> tuple[Tensor | None, ...]:
         f_BTH, c_BTH, h0_BH, starts_BT, h = ctx.saved_tensors
         f, c = f_BTH.to(h.dtype), c_BTH.to(h.dtype)
         carry = _carry(f, starts_BT)

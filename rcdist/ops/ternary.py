@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rcdist.ops.matmul import matmul
 from rcdist.ops.quantise import Quantised
 
 
@@ -27,21 +28,24 @@ def ternary_product(tokens: Quantised, weight: Quantised) -> Tensor:
     Cost: 2 M N K FLOPs forward, 4 M N K backward. Saved for backward: the int8 codes and scales.
     Zhu et al. 2024, arXiv:2406.02528, section 3.1; straight-through: Bengio et al. 2013, arXiv:1308.3432.
     """
-    y: Tensor = _TernaryProduct.apply(*tokens, *weight)
+    y: Tensor = _TernaryProduct.apply(*tokens, *weight, None)
     return y
 
 
-def frozen_product(tokens: Quantised, ternary_NK: Tensor, scale: float) -> Tensor:
+def frozen_product(tokens: Quantised, ternary_NK: Tensor, scale: float, gain_N: Tensor | None = None) -> Tensor:
     """Multiply quantised tokens by a frozen ternary matrix: no weight gradient, no quantisation of the matrix.
+
+    y = (q_x * s_x) (ternary * scale)^T * gain
 
     Args:
         tokens: (..., K) from `quantise_tokens`.
         ternary_NK: int8, -1, 0 or 1.
         scale: multiplies the matrix.
+        gain_N: trained gain of each output channel. None: 1.
 
-    Cost: 2 M N K FLOPs forward, 2 M N K backward.
+    Cost: 2 M N K FLOPs forward, 2 M N K backward. Saved for backward: int8 codes and scales; with a gain, the product.
     """
-    y: Tensor = _TernaryProduct.apply(*tokens, None, ternary_NK, scale)
+    y: Tensor = _TernaryProduct.apply(*tokens, None, ternary_NK, scale, gain_N)
     return y
 
 
@@ -59,9 +63,9 @@ class _TernaryProduct(torch.autograd.Function):
         weight: Tensor | None,
         weight_values_NK: Tensor,
         weight_scale: Tensor | float | None,
+        gain_N: Tensor | None,
     ) -> Tensor:
-        ctx.save_for_backward(values, token_scale, weight_values_NK)
-        ctx.weight_scale, ctx.weight_dtype, ctx.dtype = weight_scale, weight.dtype if weight is not None else None, handle.dtype
+        ctx.weight_scale, ctx.dtype = weight_scale, handle.dtype
         values_MK = values.reshape(-1, values.shape[-1])
         if _int8_is_fast(values, weight_values_NK):
             sums_MN = torch._int_mm(values_MK, weight_values_NK.t())
@@ -69,28 +73,38 @@ class _TernaryProduct(torch.autograd.Function):
             y_MN = sums_MN.view(torch.float32).copy_(sums_MN)
         else:
             # Codes up to 127 are exact in bfloat16 too, and their products are summed in float32.
-            y_MN = values_MK.to(handle.dtype) @ weight_values_NK.to(handle.dtype).t()
+            y_MN = matmul(values_MK.to(handle.dtype), weight_values_NK.to(handle.dtype).t())
         scale: Any = weight_scale
         if token_scale is not None:
             rows_M1 = token_scale.reshape(-1, 1)
             scale = rows_M1 if scale is None else rows_M1 * scale
         if scale is not None:
             y_MN = y_MN.mul_(scale) if y_MN.dtype == torch.float32 else y_MN * scale
-        return y_MN.to(handle.dtype).view(*values.shape[:-1], -1)
+        y_MN = y_MN.to(handle.dtype)
+        ctx.save_for_backward(values, token_scale, weight_values_NK, gain_N, None if gain_N is None else y_MN)
+        if gain_N is not None:
+            y_MN = y_MN * gain_N
+        return y_MN.view(*values.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        values, token_scale, weight_values_NK = ctx.saved_tensors
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        values, token_scale, weight_values_NK, gain_N, y_MN = ctx.saved_tensors
         dy_MN = dy.reshape(-1, dy.shape[-1])
-        dhandle = dweight_NK = None
+        dhandle = dweight_NK = dgain_N = None
         if ctx.needs_input_grad[0]:
-            matrix_NK = weight_values_NK.to(ctx.dtype)
-            if ctx.weight_scale is not None:
-                matrix_NK = matrix_NK * ctx.weight_scale
-            dhandle = (dy_MN @ matrix_NK.to(ctx.dtype)).view(values.shape)
+            matrix_NK = _times(weight_values_NK.to(ctx.dtype), ctx.weight_scale)
+            if gain_N is not None:
+                matrix_NK = matrix_NK * gain_N.unsqueeze(-1)
+            dhandle = matmul(dy_MN, matrix_NK).view(values.shape)
         if ctx.needs_input_grad[3]:
-            values_MK = values.reshape(-1, values.shape[-1]).to(ctx.dtype)
-            if token_scale is not None:
-                values_MK = (values_MK * token_scale.reshape(-1, 1)).to(ctx.dtype)
-            dweight_NK = (dy_MN.t() @ values_MK).to(ctx.weight_dtype)
-        return dhandle, None, None, dweight_NK, None, None
+            # Transposed while it is int8, and the smaller operand of the two: cheaper than transposing dy.
+            values_KM = values.reshape(-1, values.shape[-1]).t().contiguous().to(ctx.dtype)
+            row_1M = None if token_scale is None else token_scale.reshape(1, -1)
+            dweight_NK = matmul(_times(values_KM, row_1M), dy_MN).t().contiguous()
+        if gain_N is not None and ctx.needs_input_grad[6]:
+            dgain_N = (dy_MN * y_MN).sum(0, dtype=torch.promote_types(torch.float32, ctx.dtype)).to(gain_N.dtype)
+        return dhandle, None, None, dweight_NK, None, None, dgain_N
+
+
+def _times(x: Tensor, scale: Tensor | float | None) -> Tensor:
+    return x if scale is None else (x * scale).to(x.dtype)

@@ -185,3 +185,11 @@ def _import_deepspeed(device: torch.device) -> Any:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False)
     return deepspeed
+
+
+def consolidate_stage_three(folder: Path) -> dict[str, torch.Tensor]:
+    """Put the weights of a stage 3 checkpoint together from every rank's shard, float32, on the CPU."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    weights: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=ZERO_FOLDER)
+    return weights

@@ -1,0 +1,45 @@
+"""Measure a checkpoint on any text: `python jobs/evaluate.py --checkpoint RUN --text FILE [--text FILE ...]`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the submitted code, not an installed one
+
+from rcdist.cli import parse_cli, run_job
+from rcdist.config import DEFAULT_CORPUS, Section
+
+
+class EvaluateArguments(Section):
+    """Measure loss, perplexity and bits per byte of a checkpoint."""
+
+    checkpoint: str = "~/rcdist/runs/tiny"
+    """A run's folder (its newest checkpoint is used) or a step-... folder."""
+    text: list[str] = [DEFAULT_CORPUS]
+    """Files (.txt .jsonl .parquet), globs or folders; `austen`: the held-out novel that ships with the package."""
+    text_column: str = "text"
+    """Column of .jsonl and .parquet files that holds the text."""
+    max_tokens: int | None = None
+    """Target tokens per entry of `text`; None: all."""
+
+
+def main(argv: list[str]) -> int:
+    """Print one row per entry of `text`."""
+    arguments = parse_cli(EvaluateArguments, argv, prog="jobs/evaluate.py")
+    import torch
+
+    from rcdist.inference.evaluate import evaluate_text
+    from rcdist.inference.load import load_model
+
+    loaded = load_model(Path(arguments.checkpoint).expanduser(), torch.device("cpu"))
+    print(f"{loaded.config.name} at step {loaded.manifest.step}, plan {loaded.config.reservoir.plan}")
+    for entry in arguments.text:
+        result = evaluate_text(loaded, entry, text_column=arguments.text_column, max_tokens=arguments.max_tokens)
+        print(
+            f"{entry}: {result['eval/bits_per_byte']:.4f} bits/byte, {result['eval/loss_nats']:.4f} nats/token, "
+            f"perplexity {result['eval/perplexity']:.2f}, {int(result['tokens'])} tokens"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    run_job(main)

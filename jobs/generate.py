@@ -1,0 +1,65 @@
+"""Continue a prompt with a trained checkpoint: `python jobs/generate.py --checkpoint RUN --prompt "..."`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the submitted code, not an installed one
+
+from pydantic import Field
+
+from rcdist.cli import parse_cli, run_job
+from rcdist.config import Section
+
+
+class GenerateArguments(Section):
+    """Continue a prompt in words."""
+
+    checkpoint: str = "~/rcdist/runs/tiny"
+    """A run's folder (its newest checkpoint is used) or a step-... folder."""
+    prompt: str = "It was a truth"
+    """Text to continue."""
+    max_tokens: Annotated[int, Field(ge=1)] = 100
+    """Most tokens to write."""
+    temperature: Annotated[float, Field(ge=0, le=10)] = 0.8
+    """0: always the most likely token; higher: more varied."""
+    top_k: Annotated[int, Field(ge=1)] | None = 50
+    """Sample among the k most likely tokens; None: among all."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the sampling."""
+
+
+def main(argv: list[str]) -> int:
+    """Print the prompt and its continuation as it is made."""
+    arguments = parse_cli(GenerateArguments, argv, prog="jobs/generate.py")
+    import torch
+
+    from rcdist.inference.generate import encode_prompt, generate_ids
+    from rcdist.inference.load import load_model
+
+    loaded = load_model(Path(arguments.checkpoint).expanduser(), torch.device("cpu"))
+    ids = encode_prompt(loaded.tokenizer, arguments.prompt, loaded.config.model.vocab_size)
+    written: list[int] = []
+    print(arguments.prompt, end="", flush=True)
+    shown = ""
+    for token in generate_ids(
+        loaded.model,
+        ids,
+        max_tokens=arguments.max_tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        seed=arguments.seed,
+        stop_id=loaded.tokenizer.eod_id,
+    ):
+        written.append(token)
+        text = loaded.tokenizer.decode(written)
+        # A character of several bytes may end in a later token: wait for it.
+        if not text.endswith("\ufffd"):
+            print(text[len(shown) :], end="", flush=True)
+            shown = text
+    print()
+    return 0
+
+
+if __name__ == "__main__":
+    run_job(main)

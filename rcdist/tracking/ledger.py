@@ -1,0 +1,101 @@
+"""Ledger: what a run has used so far: tokens, FLOPs, device seconds, money, energy."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from rcdist.tracking.prices import PriceRow
+
+
+class FlopsRates(Protocol):
+    """Give FLOPs per token; rcdist.model.cost.FlopsPerToken has this shape."""
+
+    @property
+    def train(self) -> int:
+        """Return FLOPs per token of forward and backward: 6 per trained weight, 4 per frozen one."""
+
+    @property
+    def hardware(self) -> int:
+        """Return `train` plus what is computed again."""
+
+
+@dataclass
+class Ledger:
+    """Add up what a run uses, over all workers and since step 0.
+
+    Its state rides in the checkpoint, so that a resumed run goes on counting. Device seconds are charged whether or
+    not they bring tokens: start-up, evaluation, saving and lost work are charges with no useful second.
+
+    Attributes:
+        tokens: tokens trained on.
+        trained_flops: FLOPs that training on them needs.
+        hardware_flops: FLOPs that were computed, recomputation included.
+        device_s: device seconds paid for.
+        useful_device_s: of these, device seconds inside optimizer steps.
+        usd: money.
+        kwh: energy, at the power stated in the price table.
+    """
+
+    tokens: int = 0
+    trained_flops: int = 0
+    hardware_flops: int = 0
+    device_s: float = 0.0
+    useful_device_s: float = 0.0
+    usd: float = 0.0
+    kwh: float = 0.0
+
+    def charge(
+        self,
+        *,
+        seconds: float,
+        num_devices: int,
+        tokens: int,
+        flops_per_token: FlopsRates,
+        price: PriceRow,
+        useful_s: float | None = None,
+    ) -> None:
+        """Add a stretch of wall time.
+
+        Args:
+            seconds: wall time, not charged before.
+            num_devices: devices paid for during it.
+            tokens: tokens trained on in it, over all workers.
+            flops_per_token: cost of one of them.
+            price: price and power of one device.
+            useful_s: part of `seconds` inside steps that count; None: all of it when it brought tokens, else none.
+        """
+        assert min(seconds, num_devices, tokens) >= 0, (seconds, num_devices, tokens)
+        if useful_s is None:
+            useful_s = seconds if tokens else 0.0
+        assert 0 <= useful_s <= seconds, (useful_s, seconds)
+        device_s = seconds * num_devices
+        self.tokens += tokens
+        self.trained_flops += tokens * flops_per_token.train
+        self.hardware_flops += tokens * flops_per_token.hardware
+        self.device_s += device_s
+        self.useful_device_s += useful_s * num_devices
+        self.usd += device_s * price.usd_per_device_s
+        self.kwh += device_s * price.watts / 3.6e6
+
+    def record(self) -> dict[str, float]:
+        """Return the cost/ metrics."""
+        return {
+            "cost/device_s": self.device_s,
+            "cost/usd": self.usd,
+            "cost/kwh": self.kwh,
+            "cost/goodput": self.useful_device_s / self.device_s if self.device_s else 0.0,
+            "cost/trained_flops": float(self.trained_flops),
+            "cost/hardware_flops": float(self.hardware_flops),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain numbers; JSON keeps it exactly."""
+        return asdict(self)
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned."""
+        vars(self).update(vars(Ledger(**state)))
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Ledger":
+        """Build a ledger from a state that `state_dict` returned."""
+        return cls(**state)

@@ -1,0 +1,61 @@
+"""The one list of metric names with their units; MLflow, the JSON lines log and dashboards use these names only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Name one metric.
+
+    Attributes:
+        name: group/quantity, the quantity ending in its unit.
+        unit: unit of the value; "1" for a ratio, a count or a flag.
+        description: what the value is, over which steps and workers.
+    """
+
+    name: str
+    unit: str
+    description: str
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("train/loss_nats", "nats/token", "Training loss of this step, mean over the tokens of the global batch"),
+    Metric("train/loss_mean_nats", "nats/token", "Mean training loss of the steps since the last record"),
+    Metric("train/grad_norm", "1", "Global gradient norm before clipping"),
+    Metric("train/learning_rate", "1", "Learning rate of this step"),
+    Metric("train/tokens", "tokens", "Tokens trained on since step 0, over all workers"),
+    Metric("train/epoch", "1", "Passes over the training corpus, fractional"),
+    Metric("train/skipped_steps", "1", "Steps since step 0 whose update was skipped: loss or gradient not finite"),
+    Metric("eval/loss_nats", "nats/token", "Held-out loss"),
+    Metric("eval/perplexity", "1", "exp of the held-out loss"),
+    Metric("eval/bits_per_byte", "bits/byte", "Held-out nats over ln 2 and the bytes of the text"),
+    Metric("perf/tokens_per_s", "tokens/s", "Tokens per second over all workers, steps only"),
+    Metric("perf/mfu", "1", "Trained FLOP/s over the peak FLOP/s of all devices"),
+    Metric("perf/step_s", "s", "Mean seconds per step since the last record"),
+    Metric("perf/data_wait_s", "s", "Mean seconds per step that rank 0 waited for data"),
+    Metric("memory/peak_bytes", "bytes", "Peak memory of rank 0: of its device, or resident on CPU"),
+    Metric("wire/bytes_per_step", "bytes", "Bytes of frozen tensors sent per step; must be 0"),
+    Metric("wire/start_bytes", "bytes", "Bytes of frozen tensors sent to the workers at the start"),
+    Metric("cost/device_s", "s", "Device seconds paid for since step 0, all workers"),
+    Metric("cost/usd", "USD", "Device seconds x price since step 0"),
+    Metric("cost/kwh", "kWh", "Device seconds x stated power since step 0"),
+    Metric("cost/goodput", "1", "Device seconds spent on steps over device seconds paid for"),
+    Metric("cost/trained_flops", "FLOP", "Matrix-product FLOPs of training: 6 per trained weight, 4 per frozen"),
+    Metric("cost/hardware_flops", "FLOP", "The same, plus what activation checkpointing computes again"),
+    Metric("reservoir/digest_ok", "1", "1 when every rank has proved the digest of the frozen tensors"),
+    Metric("ternary/zero_fraction", "1", "Share of ternary weights that are 0"),
+    Metric("ternary/flip_rate", "1", "Share of ternary weights that changed since the last record"),
+    Metric("yardstick/gzip_bits_per_byte", "bits/byte", "gzip -9 over the held-out text"),
+    Metric("yardstick/unigram_bits_per_byte", "bits/byte", "Add-one unigram model over the held-out tokens"),
+    Metric("yardstick/bigram_bits_per_byte", "bits/byte", "Add-one bigram model over the held-out tokens"),
+)
+"""Every metric, in the order of tables and dashboards; append within a group, never rename."""
+
+METRIC_BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
+
+
+def check_record(record: Mapping[str, float]) -> None:
+    """Assert that every name of a record is in METRICS."""
+    unknown = sorted(record.keys() - METRIC_BY_NAME.keys())
+    assert not unknown, f"not in rcdist.tracking.metrics.METRICS: {unknown}"

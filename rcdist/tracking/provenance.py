@@ -1,0 +1,67 @@
+"""What a tracked run says about itself: flattened parameters, versions, git commit; and no passwords."""
+
+import json
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+MAX_PARAM_CHARS = 6000
+"""Longest value of an MLflow parameter."""
+_PACKAGES = ("ray", "torch", "deepspeed", "mlflow", "datasets", "tokenizers", "numpy")
+_URI_PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s]+@")
+_QUERY_PASSWORD = re.compile(r"([?&][^=&\s]*(?:password|passwd|token|secret)[^=&\s]*)=[^&\s]+", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """Replace the password of every URI in a text by ***."""
+    return _QUERY_PASSWORD.sub(r"\1=***", _URI_PASSWORD.sub(r"\1:***@", text))
+
+
+def redact_tree(tree: Any) -> Any:
+    """Redact every string in nested mappings and lists."""
+    if isinstance(tree, Mapping):
+        return {key: redact_tree(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [redact_tree(value) for value in tree]
+    return redact(tree) if isinstance(tree, str) else tree
+
+
+def flatten_params(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Flatten nested settings to `model.width` -> text, without passwords, cut at MAX_PARAM_CHARS.
+
+    Lists become JSON; an empty mapping is `{}`.
+    """
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat |= flatten_params(value, f"{name}.")
+        else:
+            shown = json.dumps(redact_tree(value)) if isinstance(value, list | tuple | Mapping) else redact(str(value))
+            flat[name] = shown[:MAX_PARAM_CHARS]
+    return flat
+
+
+def collect_tags() -> dict[str, str]:
+    """Return versions of what a run depends on, and the git commit of the code when it lies in a checkout."""
+    tags = {"version.python": platform.python_version()}
+    for name in _PACKAGES:
+        tags[f"version.{name}"] = metadata.version(name)
+    folder = Path(__file__).resolve().parent
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit:
+        tags["mlflow.source.git.commit"] = commit  # the tag that MLflow's pages show
+        tags["git.changed"] = str(bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))).lower()
+    return tags
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,183 @@
+"""The language model: parallel and recurrent form, plans, bf16, checkpointing, initial values, sizes."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.model.init import InitKey
+from rcdist.model.lm import LanguageModel, LowerBounds
+from rcdist.model.reservoir import build_bank
+
+PLANS = ["T", "T cG@a", "fcgoGUD@a", "c=@a T", "o+r T+r@b", "fcgoGUD"]
+
+
+def build(plan: str, seed: int = 0, gain: bool = True, **settings: object) -> LanguageModel:
+    config = ModelConfig(**{"num_layers": 3, "width": 24, "glu_width": 40, "vocab_size": 50} | settings)
+    reservoir = ReservoirConfig(plan=plan, gain=gain)
+    return LanguageModel(config, reservoir, build_bank(config, reservoir), seed)
+
+
+def batch(batch_size: int = 3, time: int = 21) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(50, (batch_size, time + 1), generator=generator)
+    starts = torch.rand(batch_size, time, generator=generator) < 0.1
+    return tokens[:, :-1], starts, tokens[:, 1:]
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("norm", ["shared", "per_projection"])
+def test_recurrent_form_equals_parallel_form(plan: str, norm: str) -> None:
+    model = build(plan, norm=norm)
+    tokens, starts, _ = batch()
+    with torch.no_grad():
+        parallel = model(tokens, starts)
+        state = model.init_state(len(tokens))
+        for t in range(tokens.shape[1]):
+            state = state * ~starts[:, t].view(1, -1, 1)
+            logits, state = model.step(tokens[:, t], state)
+            torch.testing.assert_close(logits, parallel[:, t], rtol=1e-4, atol=1e-4)
+
+
+def test_prefill_resumes() -> None:
+    model = build("T cG@a+r")
+    tokens, starts, _ = batch()
+    with torch.no_grad():
+        whole, last = model.prefill(tokens, starts_BT=starts)
+        assert torch.equal(whole, model(tokens, starts))
+        first, state = model.prefill(tokens[:, :8], None, starts[:, :8])
+        second, resumed = model.prefill(tokens[:, 8:], state, starts[:, 8:])
+    torch.testing.assert_close(torch.cat([first, second], 1), whole, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(resumed, last, rtol=1e-4, atol=1e-4)
+    assert last.shape == model.init_state(3).shape
+
+
+def test_a_start_forgets_everything_before() -> None:
+    model = build("T cG@a+r")
+    tokens, starts, _ = batch()
+    starts = torch.zeros_like(starts)
+    starts[:, 10] = True
+    other = tokens.clone()
+    other[:, :10] = (other[:, :10] + 1) % 50
+    with torch.no_grad():
+        a, b, alone = model(tokens, starts), model(other, starts), model(tokens[:, 10:])
+    assert torch.equal(a[:, 10:], b[:, 10:])
+    torch.testing.assert_close(a[:, 10:], alone, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(a[:, :10], b[:, :10])
+
+
+def test_loss_is_the_weighted_sum_of_nats() -> None:
+    model = build("T")
+    tokens, starts, targets = batch()
+    weights = torch.rand(targets.shape)
+    with torch.no_grad():
+        nats = F.cross_entropy(model(tokens, starts).transpose(1, 2), targets, reduction="none")
+        torch.testing.assert_close(model(tokens, starts, targets), nats.sum())
+        torch.testing.assert_close(model(tokens, starts, targets, weights), (nats * weights).sum())
+    assert model(tokens, starts, targets).dtype == torch.float32
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_every_trained_tensor_gets_a_gradient_and_trains(plan: str) -> None:
+    model = build(plan)
+    tokens, starts, targets = batch()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    losses = []
+    for _ in range(12):
+        loss = model(tokens, starts, targets)
+        loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_activation_checkpointing_changes_nothing() -> None:
+    tokens, starts, targets = batch()
+    gradients = []
+    for recompute in (False, True):
+        model = build("T cG@a+r c=@b")
+        model.activation_checkpointing = recompute
+        model(tokens, starts, targets).backward()
+        gradients.append([p.grad for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_bfloat16_keeps_the_bank_and_the_state() -> None:
+    model = build("T cG@a c=@b", num_layers=6, width=64, glu_width=128)
+    tokens, starts, targets = batch()
+    with torch.no_grad():
+        expected = model(tokens, starts, targets)
+    keys = {spec.key: model.bank.matrix(spec.key) for spec in model.bank.specs}
+    model = model.to(torch.bfloat16)
+    for key, matrix in keys.items():
+        assert model.bank.matrix(key) is matrix
+    assert model.blocks[2].mlgru.c_proj is model.blocks[5].mlgru.c_proj
+    assert model.blocks[2].mlgru.c_proj.weight is model.blocks[5].mlgru.c_proj.weight
+    assert {buffer.dtype for buffer in model.buffers()} == {torch.int8}
+    loss = model(tokens, starts, targets)
+    assert loss.dtype == torch.float32
+    assert abs(loss - expected) < 0.01 * expected
+    loss.backward()
+    assert {p.grad.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert model.prefill(tokens)[1].dtype == torch.float32
+
+
+def test_frozen_matrices_are_the_bank_s_alone() -> None:
+    model = build("cG@a+r@a")
+    assert not any("bank" in name for name in model.state_dict())
+    assert len(list(model.buffers())) == 3
+    again = copy.deepcopy(model)
+    assert again.blocks[0].mlgru.c_proj.bank is again.bank
+
+
+def test_a_plan_changes_no_trained_tensor() -> None:
+    baseline = dict(build("T").named_parameters())
+    for plan in PLANS:
+        for name, parameter in build(plan).named_parameters():
+            if not name.endswith("gain") and ".r_norm" not in name:
+                assert torch.equal(parameter, baseline[name]), name
+    assert not torch.equal(next(build("T", seed=1).parameters()), baseline["embedding.weight"])
+
+
+def test_matrices_are_drawn_under_their_own_names() -> None:
+    for name, parameter in build("T").named_parameters():
+        if name == "lower_bounds.weight":
+            assert not parameter.any()
+        elif parameter.dim() == 1:
+            assert (parameter == 1).all()
+        else:
+            drawn = InitKey(0, name).normal(tuple(parameter.shape), 1.0)
+            torch.testing.assert_close(parameter / parameter.std(), drawn / drawn.std())
+    assert "blocks.2.mlgru.c_proj.weight" in dict(build("T").named_parameters())
+
+
+def test_lower_bounds_rise_with_depth() -> None:
+    bounds = LowerBounds(4, 3)
+    torch.testing.assert_close(bounds(), torch.tensor([0.0, 0.25, 0.5, 0.75]).unsqueeze(1).expand(4, 3))
+    with torch.no_grad():
+        bounds.weight.normal_()
+    gamma = bounds()
+    assert (gamma[0] == 0).all()
+    assert (gamma.diff(dim=0) > 0).all()
+    assert (gamma < 1).all()
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "width", "glu_width", "norm", "expected"),
+    [
+        (24, 1024, 2816, "per_projection", 374_108_160),
+        (24, 1024, 2816, "shared", 374_008_832),
+        (24, 2048, 5632, "per_projection", 1_364_779_008),
+        (32, 2560, 6912, "per_projection", 2_702_357_504),
+    ],
+)
+def test_published_sizes(num_layers: int, width: int, glu_width: int, norm: str, expected: int) -> None:
+    with torch.device("meta"):
+        model = build("T", num_layers=num_layers, width=width, glu_width=glu_width, vocab_size=32000, norm=norm)
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected
+    assert all(parameter.is_meta for parameter in model.parameters())

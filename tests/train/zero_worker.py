@@ -1,0 +1,148 @@
+"""One process of the ZeRO tests: trains a small model under DeepSpeed, or without it, and returns what it measured."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rcdist.config import JobConfig
+from rcdist.data.loader import MicroBatch
+from rcdist.model.lm import LanguageModel
+from rcdist.model.reservoir import build_bank
+from rcdist.train.optim import build_parameter_groups, learning_rate_at
+
+NUM_STEPS = 20
+WINDOWS, SEQ_LEN, VOCAB = 4, 16, 64
+
+
+def job(stage: int, precision: str = "fp32", rounding: str = "nearest", **train: Any) -> JobConfig:
+    """Return a run of 20 steps on a model with frozen, shared and inserted matrices."""
+    return JobConfig(
+        model={"num_layers": 3, "width": 32, "glu_width": 48, "vocab_size": VOCAB, "rounding": rounding},
+        reservoir={"plan": "T cG@a f+r@b"},
+        data={"seq_len": SEQ_LEN},
+        optimizer={"learning_rate": 3e-3},
+        train={
+            "steps": NUM_STEPS,
+            "global_batch_tokens": WINDOWS * SEQ_LEN,
+            "micro_batch_size": 1,
+            "zero_stage": stage,
+            "precision": precision,
+            **train,
+        },
+    )
+
+
+def windows(step: int) -> Tensor:
+    """Return the (WINDOWS, SEQ_LEN + 1) tokens of one step: a noisy copy task, so that the loss falls."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    tokens = torch.randint(VOCAB, (WINDOWS, SEQ_LEN + 1), generator=generator)
+    tokens[:, 1::2] = tokens[:, 0:-1:2]
+    return tokens
+
+
+def micro_batch(rows: Tensor) -> MicroBatch:
+    """Wrap windows; every fifth position starts a document."""
+    starts = torch.zeros(rows.shape[0], SEQ_LEN, dtype=torch.bool)
+    starts[:, ::5] = True
+    return MicroBatch(rows[:, :-1], rows[:, 1:], starts, torch.ones(rows.shape[0], SEQ_LEN))
+
+
+def build_model(config: JobConfig) -> LanguageModel:
+    """Build the model of a run as a worker does."""
+    bank = build_bank(config.model, config.reservoir)
+    return LanguageModel(
+        config.model, config.reservoir, bank, config.seed, activation_checkpointing=config.train.activation_checkpointing
+    )
+
+
+def train_alone(config: JobConfig, order: list[int] | None = None) -> list[float]:
+    """Train in one process without DeepSpeed; `order` permutes the windows among the micro-batches."""
+    model = build_model(config)
+    settings = config.optimizer
+    optimizer = torch.optim.AdamW(
+        build_parameter_groups(model, settings.weight_decay), betas=(settings.beta1, settings.beta2), eps=settings.eps
+    )
+    losses = []
+    for step in range(NUM_STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, NUM_STEPS, settings, config.schedule)
+        total = 0.0
+        for i in order or range(WINDOWS):
+            batch = micro_batch(windows(step)[i : i + 1])
+            loss = model(batch.tokens_BT, batch.starts_BT, batch.targets_BT, batch.weights_BT)
+            (loss / (WINDOWS * SEQ_LEN)).backward()
+            total += float(loss.detach())
+        assert settings.clip_norm is not None
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(total / (WINDOWS * SEQ_LEN))
+    return losses
+
+
+@dataclass
+class ZeroOutcome:
+    """Hold what one DeepSpeed run of all ranks measured."""
+
+    losses: list[float]
+    grad_norms: list[float]
+    optimizer_elements: int
+    padding_elements: int
+    num_trained: int
+    shared_is_one_object: bool
+    bank_dtypes: list[str]
+    bank_with_gradient: int
+
+
+def train_under_zero(config: JobConfig) -> ZeroOutcome:
+    """Train with this process group's ranks, two windows each."""
+    from rcdist.train.engine import Engine
+
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    model = build_model(config)
+    num_trained = sum(p.numel() for p in model.parameters())
+    engine = Engine(model, config, world_size=world_size, device=torch.device("cpu"))
+    share = WINDOWS // world_size
+    losses, norms = [], []
+    for step in range(NUM_STEPS):
+        rows = windows(step)[rank * share : (rank + 1) * share]
+        result = engine.train_step(
+            [micro_batch(row[None]) for row in rows],
+            WINDOWS * SEQ_LEN,
+            learning_rate=learning_rate_at(step, NUM_STEPS, config.optimizer, config.schedule),
+            weight_decay=config.optimizer.weight_decay,
+        )
+        assert result.applied
+        losses.append(result.loss_nats)
+        norms.append(result.grad_norm)
+    elements, padding = engine.count_optimizer_state()
+    bank = model.bank
+    users = [block.mlgru.c_proj for block in model.blocks[1:2]] + [block.glu.gate_proj for block in model.blocks[1:2]]
+    buffers = list(bank.buffers())
+    return ZeroOutcome(
+        losses,
+        norms,
+        elements,
+        padding,
+        num_trained,
+        all(user.__dict__["bank"].matrix(user.key) is bank.matrix(user.key) for user in users),
+        sorted({str(buffer.dtype) for buffer in buffers}),
+        sum(buffer.requires_grad or buffer.grad is not None for buffer in buffers),
+    )
+
+
+def run_rank(rank: int, world_size: int, port: int, jobs: dict[str, JobConfig], results: Any) -> None:
+    """Run every job in one process of a gloo group; rank 0 puts the outcomes into `results`."""
+    os.environ |= {"DS_ACCELERATOR": "cpu", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    outcomes = {name: train_under_zero(config) for name, config in jobs.items()}
+    if rank == 0:
+        results.update(outcomes)
+    dist.barrier()
+    dist.destroy_process_group()
