@@ -29,11 +29,13 @@ def main(argv: list[str]) -> int:
 
     from rcdist.inference.evaluate import evaluate_text
     from rcdist.inference.load import load_model
+    from rcdist.workers import ray_session
 
     loaded = load_model(Path(arguments.checkpoint).expanduser(), torch.device("cpu"))
     print(f"{loaded.config.name} at step {loaded.manifest.step}, plan {loaded.config.reservoir.plan}")
     for entry in arguments.text:
-        result = evaluate_text(loaded, entry, text_column=arguments.text_column, max_tokens=arguments.max_tokens)
+        with ray_session(loaded.config):
+            result = evaluate_text(loaded, [entry], text_column=arguments.text_column, max_tokens=arguments.max_tokens)
         print(
             f"{entry}: {result['eval/bits_per_byte']:.4f} bits/byte, {result['eval/loss_nats']:.4f} nats/token, "
             f"perplexity {result['eval/perplexity']:.2f}, {int(result['tokens'])} tokens"

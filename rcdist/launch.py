@@ -8,13 +8,229 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from rcdist.cli import dump_config
 from rcdist.config import JobConfig
-from rcdist.preflight import check_config, find_resume
-from rcdist.workers import Workers, ray_session, resolve_workers, worker_environment
+from rcdist.data.prepare import PreparedData, prepare_corpora
+from rcdist.data.shards import TokenCorpus
+from rcdist.data.sources import read_documents, resolve_source
+from rcdist.data.tokenizer import load_tokenizer
+from rcdist.data.yardsticks import measure_yardsticks
+from rcdist.errors import EXIT_DONE
+from rcdist.model.cost import ParameterCounts, count_parameters, estimate_flops
+from rcdist.model.reservoir import build_bank
+from rcdist.preflight import Resume, check_config, check_data, find_resume
+from rcdist.tracking.jsonl import MetricsLog
+from rcdist.tracking.mlflow import check_server, start_or_continue
+from rcdist.tracking.prices import PriceRow, resolve_price
+from rcdist.tracking.progress import Progress, Summary, format_count, format_summary
+from rcdist.tracking.provenance import redact
+from rcdist.tracking.tracker import RunStatus, Tracker, reconcile
+from rcdist.train.checkpoint import find_checkpoints
+from rcdist.workers import Workers, gpu_name, ray_session, resolve_workers, worker_environment
 
 _POLL_S = 0.2
+_RUN_FILE = "run.json"
+
+
+def launch(config: JobConfig) -> int:
+    """Run, or continue, one pre-training job and return its exit code.
+
+    Nothing is written into the run's folder, and no worker is asked for, before every setting, the storage, the checkpoint
+    that may be there, the tracking server and the corpora have been found right.
+
+    Raises:
+        RcdistError: what is wrong, with its exit code.
+        ray.train.TrainingFailedError: the workers failed.
+    """
+    began = time.monotonic()
+    check_config(config)
+    # Workers run in folders of their own: the path must not depend on where the job was started.
+    config = config.model_copy(update={"storage_path": str(config.storage.resolve())})
+    resume = find_resume(config)
+    if resume and resume.manifest.step >= config.train.steps:
+        print(
+            f"run {config.name!r} has all {resume.manifest.step} steps in {resume.folder}. To go on, raise train.steps; "
+            "to start again, choose another name."
+        )
+        return EXIT_DONE
+    counts = count_parameters(config.model, config.reservoir)
+    check_server(config.tracking_uri, config.tracking.experiment, config.tracking.timeout_s)
+    with ray_session(config):
+        workers = resolve_workers(config)
+        if resume:
+            resume.check_workers(workers)
+        price = resolve_price(config.cost, gpu_name() if workers.use_gpu else None, config.cluster.cpus_per_worker)
+        data = prepare_corpora(config)
+        if resume:
+            check_data(resume, data)
+        _print_plan(config, workers, counts, data, price)
+        return _run(config, resume, workers, counts, data, price, began)
+
+
+def _run(
+    config: JobConfig,
+    resume: Resume | None,
+    workers: Workers,
+    counts: ParameterCounts,
+    data: PreparedData,
+    price: PriceRow,
+    began: float,
+) -> int:
+    import ray
+
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    (config.run_dir / "config.yaml").write_text(dump_config(config))
+    bank = build_bank(config.model, config.reservoir)
+    packed = bank.pack()
+    log = MetricsLog(config.run_dir)
+    log.truncate_after(resume.manifest.step if resume else 0)
+    tracker = start_or_continue(
+        config.tracking_uri,
+        config.tracking.experiment,
+        config.name,
+        _read_run_id(config.run_dir),
+        config=config.model_dump(mode="json"),
+        facts={
+            "parameters": vars(counts),
+            "data": {"train_digest": data.train.digest, "validation_digest": data.validation.digest},
+            "tokenizer_digest": data.tokenizer_digest,
+            "reservoir_digest": packed.digest,
+            "workers": vars(workers),
+        },
+        tags={"plan": config.reservoir.plan},
+        timeout_s=config.tracking.timeout_s,
+    )
+    (config.run_dir / _RUN_FILE).write_text(json.dumps({"mlflow_run_id": tracker.run_id}))
+    payload = {
+        "config": config.model_dump(mode="json"),
+        "bank_ref": ray.put(packed) if config.reservoir.source == "broadcast" else None,
+        "bank_digest": packed.digest,
+        "train_corpus": data.train,
+        "validation_corpus": data.validation,
+        "tokenizer_dir": data.tokenizer_dir,
+        "tokenizer_digest": data.tokenizer_digest,
+        "price": price,
+        "mlflow_run_id": tracker.run_id,
+        "start_bytes": packed.data.nbytes if config.reservoir.source == "broadcast" else 0,
+    }
+    progress = Progress(config.train.steps)
+    reconcile(log.read_new(), tracker)
+
+    def poll() -> None:
+        for record in log.read_new():
+            tracker.log(record.step, record.metrics, record.timestamp_ms)
+            print(progress.format_line(record), flush=True)
+
+    status: RunStatus = "FAILED"
+    try:
+        follow(lambda: fit(config, payload, workers), poll)
+        if config.evaluate.yardsticks:
+            _append_yardsticks(config, data, log)
+            reconcile(log.read(), tracker)
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    finally:
+        summary = _summarise(config, status, counts, price, tracker, log, time.monotonic() - began)
+        _close(config, tracker, status, summary)
+    return EXIT_DONE
+
+
+def _close(config: JobConfig, tracker: Tracker, status: RunStatus, summary: str) -> None:
+    path = config.run_dir / "summary.txt"
+    path.write_text(summary + "\n")
+    tracker.log_artifact(path)
+    tracker.finish(status, timeout_s=3 * config.tracking.timeout_s)
+    print(summary, flush=True)
+
+
+def _print_plan(
+    config: JobConfig, workers: Workers, counts: ParameterCounts, data: PreparedData, price: PriceRow
+) -> None:
+    """Say what is about to run: sizes, FLOPs, memory of the states, and what a device hour costs."""
+    flops = estimate_flops(
+        config.model, config.reservoir, activation_checkpointing=config.train.activation_checkpointing
+    )
+    total = config.train.steps * flops.hardware * config.train.global_batch_tokens
+    # At best: at the stated peak of the devices. What is reached stands in perf/mfu.
+    least_s = total / (price.peak_flops * workers.num_workers)
+    kind = "GPU" if workers.use_gpu else "CPU"
+    print(
+        f"{config.name}: plan {config.reservoir.plan}, {workers.num_workers} {kind} workers, "
+        f"ZeRO stage {config.train.zero_stage}, {config.train.precision}\n"
+        f"parameters: {counts.stored:,} stored, {counts.trained:,} trained, {counts.frozen_unique:,} frozen "
+        f"({counts.frozen:,} as applied)\n"
+        f"FLOPs per token: {format_count(flops.train)} training, {format_count(flops.prefill)} inference\n"
+        f"memory per worker: {_state_bytes(config, counts, workers) / 2**20:,.0f} MiB of weights, gradients and optimizer\n"
+        f"data: {data.train.num_tokens:,} training tokens, {data.validation.num_tokens:,} held out, "
+        f"{config.train.steps} steps of {config.train.global_batch_tokens:,} tokens\n"
+        f"cost: {price.usd_per_device_hour:g} USD per device hour ({price.name}, {price.market}); at least "
+        f"{least_s:,.0f} s and {least_s * workers.num_workers * price.usd_per_device_s:.2g} USD at peak speed",
+        flush=True,
+    )
+
+
+def _state_bytes(config: JobConfig, counts: ParameterCounts, workers: Workers) -> float:
+    """Estimate bytes of one worker's model states: 16 per trained weight less what ZeRO partitions, 1 per frozen one."""
+    stage, share = config.train.zero_stage, 1 / workers.num_workers
+    weight = gradient = 2.0 if config.train.precision == "bf16" else 4.0
+    moments = 8.0 + (4.0 if config.train.precision == "bf16" or stage else 0.0)
+    per_weight = (
+        weight * (share if stage >= 3 else 1.0)
+        + gradient * (share if stage >= 2 else 1.0)
+        + moments * (share if stage >= 1 else 1.0)
+    )
+    return per_weight * counts.trained + counts.frozen_unique
+
+
+def _read_run_id(run_dir: Path) -> str | None:
+    path = run_dir / _RUN_FILE
+    run_id: str | None = json.loads(path.read_text())["mlflow_run_id"] if path.exists() else None
+    return run_id
+
+
+def _append_yardsticks(config: JobConfig, data: PreparedData, log: MetricsLog) -> None:
+    """Measure the yardsticks and write them into the last record, beside the final evaluation."""
+    last = log.read()[-1]
+    source = resolve_source(config.data.validation, config.data, is_train=False)
+    vocab_size = load_tokenizer(Path(data.tokenizer_dir)).vocab_size
+    yardsticks = measure_yardsticks(
+        TokenCorpus(data.train.path), TokenCorpus(data.validation.path), read_documents(source), vocab_size
+    )
+    log.append(last.step, last.timestamp_ms, {**last.metrics, **yardsticks})
+
+
+def _summarise(
+    config: JobConfig,
+    status: RunStatus,
+    counts: ParameterCounts,
+    price: PriceRow,
+    tracker: Tracker,
+    log: MetricsLog,
+    wall_s: float,
+) -> str:
+    records = log.read()
+    newest: dict[str, float] = {}
+    for record in records:
+        newest.update(record.metrics)
+    checkpoints = find_checkpoints(config.run_dir)
+    return format_summary(
+        Summary(
+            run=config.name,
+            status=status,
+            plan=config.reservoir.plan,
+            **vars(counts),
+            step=records[-1].step if records else 0,
+            num_steps=config.train.steps,
+            wall_s=wall_s,
+            checkpoint=str(checkpoints[0]) if checkpoints else None,
+            price=f"{price.usd_per_device_hour:g} USD per device hour ({price.name}, {price.market})",
+            tracking_uri=redact(config.tracking_uri),
+            run_id=tracker.run_id,
+            metrics=newest,
+        )
+    )
 
 
 def fit(config: JobConfig, payload: dict[str, Any], workers: Workers) -> None:
@@ -76,9 +292,3 @@ def follow(work: Callable[[], None], poll: Callable[[], None]) -> None:
         raise failure[0]
 
 
-def write_resolved_config(config: JobConfig) -> Path:
-    """Write the resolved configuration into the run's folder and return its path."""
-    config.run_dir.mkdir(parents=True, exist_ok=True)
-    path = config.run_dir / "config.yaml"
-    path.write_text(yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False))
-    return path

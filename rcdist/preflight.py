@@ -4,15 +4,27 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rcdist.config import JobConfig
+from rcdist.data.prepare import PreparedData
 from rcdist.errors import CheckpointError, ConfigError
 from rcdist.train.checkpoint import CONFIG, Manifest, find_newest_valid, read_manifest
 from rcdist.train.deepspeed_config import build_deepspeed_config
+from rcdist.workers import Workers
 
-_FIXED_ON_RESUME = ("model", "reservoir", "seed", "data.seq_len", "data.seed", "train.global_batch_tokens")
+_FIXED_ON_RESUME = (
+    "model",
+    "reservoir",
+    "seed",
+    "data.seq_len",
+    "data.seed",
+    "train.global_batch_tokens",
+    "train.zero_stage",
+    "train.precision",
+)
 """Settings that must be those of the checkpoint: another model, or another order of the data, is another run."""
 
 
@@ -35,7 +47,29 @@ def check_config(config: JobConfig) -> None:
         ) from error
 
 
-def find_resume(config: JobConfig) -> tuple[Path, Manifest] | None:
+@dataclass(frozen=True)
+class Resume:
+    """Hold the checkpoint that a run continues from."""
+
+    folder: Path
+    manifest: Manifest
+
+    def check_workers(self, workers: Workers) -> None:
+        """Refuse another number of workers than wrote the checkpoint.
+
+        Raises:
+            CheckpointError: names both numbers.
+        """
+        if workers.num_workers != self.manifest.world_size:
+            raise CheckpointError(
+                "cluster.num_workers",
+                workers.num_workers,
+                f"the checkpoint {self.folder.name} was written by {self.manifest.world_size} workers",
+                f"Use cluster.num_workers={self.manifest.world_size}, or choose another name",
+            )
+
+
+def find_resume(config: JobConfig) -> Resume | None:
     """Return the checkpoint that this run continues from, None for a new run.
 
     Raises:
@@ -57,15 +91,36 @@ def find_resume(config: JobConfig) -> tuple[Path, Manifest] | None:
             "Choose another name, or allow checkpoint.resume",
         )
     saved = json.loads((folder / CONFIG).read_text())
-    wanted = json.loads(config.model_dump_json())
+    wanted = config.model_dump(mode="json")
     for key in _FIXED_ON_RESUME:
-        before, now = _look_up(saved, key), _look_up(wanted, key)
-        for path, old, new in _differences(key, before, now):
+        for path, old, new in _differences(key, _look_up(saved, key), _look_up(wanted, key)):
             raise CheckpointError(
-                path, new, f"the checkpoint of run {config.name!r} at step {manifest.step} has {old}",
+                path,
+                new,
+                f"the checkpoint of run {config.name!r} at step {manifest.step} has {old}",
                 "Use the checkpoint's value, or choose another name",
             )
-    return folder, manifest
+    return Resume(folder, manifest)
+
+
+def check_data(resume: Resume, data: PreparedData) -> None:
+    """Refuse to continue on another tokenizer or other training text.
+
+    Raises:
+        CheckpointError: names both digests.
+    """
+    manifest = resume.manifest
+    for what, old, new in (
+        ("tokenizer", manifest.tokenizer_digest, data.tokenizer_digest),
+        ("data.train", manifest.data_digest, data.train.digest),
+    ):
+        if old != new:
+            raise CheckpointError(
+                what,
+                new,
+                f"the checkpoint {resume.folder.name} was trained with digest {old}",
+                "Use the same tokenizer and corpus, or choose another name",
+            )
 
 
 def _look_up(tree: dict[str, Any], dotted: str) -> Any:

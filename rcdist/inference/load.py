@@ -11,7 +11,7 @@ from rcdist.data.tokenizer import Tokenizer, load_tokenizer
 from rcdist.errors import CheckpointError
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import build_bank
-from rcdist.train.checkpoint import CONFIG, Manifest, find_newest_valid, verify_checkpoint
+from rcdist.train.checkpoint import CONFIG, TOKENIZER, Manifest, find_newest_valid, verify_checkpoint
 from rcdist.train.weights import read_trained_weights
 
 
@@ -67,7 +67,7 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
             f"its reservoir has digest {expected}, this version of rcdist makes {bank.digest()} from the same specs",
             f"Use rcdist {manifest.versions['rcdist']}, which wrote it",
         )
-    tokenizer = load_tokenizer(folder / "tokenizer")
+    tokenizer = load_tokenizer(folder / TOKENIZER)
     if tokenizer.digest != manifest.tokenizer_digest:
         raise CheckpointError(
             "checkpoint",

@@ -11,7 +11,7 @@ import yaml
 
 from rcdist.errors import ConfigError
 from rcdist.tracking.provenance import collect_tags, flatten_params, redact, redact_tree
-from rcdist.tracking.reach import check_scheme, check_sqlite, describe, refusing, run_within, sqlite_path
+from rcdist.tracking.reach import check_scheme, check_sqlite, describe, lock_setup, refusing, run_within, sqlite_path
 from rcdist.tracking.sender import Sender, logger
 from rcdist.tracking.tracker import Row, RunStatus, Seen
 
@@ -26,7 +26,7 @@ _MAX_TAG_CHARS = 5000
 def check_server(uri: str, experiment: str, timeout_s: float) -> None:
     """Prove that the tracking store answers and can be written; create schema and experiment where they lack.
 
-    Call it on the driver before anything is started, so that no two jobs of a sweep create them at once.
+    Call it on the driver before anything is started. Jobs that start at the same time may all call it.
 
     Args:
         uri: MLflow tracking URI.
@@ -41,8 +41,10 @@ def check_server(uri: str, experiment: str, timeout_s: float) -> None:
         _prepare_mlflow(timeout_s)
         path = sqlite_path(uri)
         if path:
-            check_sqlite(path, timeout_s)
-            _ensure_experiment(uri, experiment)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with lock_setup(path):
+                check_sqlite(path, timeout_s)
+                _ensure_experiment(uri, experiment)
         else:
             run_within(timeout_s, lambda: _ensure_experiment(uri, experiment))
 
@@ -77,10 +79,10 @@ def start_or_continue(
     Raises:
         ConfigError: the server does not answer or refuses.
     """
-    from mlflow.entities import RunTag
-
     with refusing(uri):
         _prepare_mlflow(timeout_s)
+        from mlflow.entities import RunTag
+
         client, experiment_id = _ensure_experiment(uri, experiment)
         all_tags = {name: redact(value)[:_MAX_TAG_CHARS] for name, value in {**collect_tags(), **tags}.items()}
         run = _find_run(client, run_id) if run_id else None
@@ -146,7 +148,7 @@ class MlflowTracker:
         is_stored = self.flush(timeout_s)
         if not is_stored:
             logger.warning(
-                "MLflow at %s: %d values are not stored; metrics.jsonl has them, the next start of this run sends them.",
+                "MLflow at %s: %d values are not stored; metrics.jsonl has them, the next start of the run sends them.",
                 self._uri,
                 self._sender.num_pending,
             )

@@ -1,6 +1,7 @@
 """Reach a tracking store within a time, and say in one line without passwords why it cannot be used."""
 
 import contextlib
+import fcntl
 import socket
 import sqlite3
 import threading
@@ -35,18 +36,24 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def check_sqlite(path: Path, timeout_s: float) -> None:
-    """Take and release the write lock of a database file, which is made where it lacks.
+    """Take and release the write lock of a database file, which is made where it lacks; its folder must be there.
 
     MLflow itself would try again for a minute on a file that cannot be opened.
 
     Raises:
-        OSError: the folder cannot be made.
         sqlite3.Error: not a database, read-only, or locked for longer than the timeout.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(sqlite3.connect(path, timeout=timeout_s)) as database:
         database.execute("BEGIN IMMEDIATE")
         database.rollback()
+
+
+@contextlib.contextmanager
+def lock_setup(path: Path) -> Iterator[None]:
+    """Let one job at a time set up a database file: MLflow's own set-up fails when two start together."""
+    with path.with_name(f".{path.name}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def run_within(timeout_s: float, call: Callable[[], object]) -> None:

@@ -15,6 +15,7 @@ from rcdist.errors import CheckpointError
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
+TOKENIZER = "tokenizer"
 _PREFIX = "step-"
 _PACKAGES = ("ray", "torch", "deepspeed", "numpy")
 

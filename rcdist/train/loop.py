@@ -14,6 +14,7 @@ import torch.distributed as dist
 from rcdist.config import JobConfig
 from rcdist.data.loader import Loader
 from rcdist.data.shards import TokenCorpus
+from rcdist.data.tokenizer import load_tokenizer
 from rcdist.errors import DivergedError
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import ReservoirBank
@@ -21,6 +22,7 @@ from rcdist.tracking.ledger import Ledger
 from rcdist.train.broadcast import receive_bank
 from rcdist.train.checkpoint import (
     CONFIG,
+    TOKENIZER,
     Manifest,
     checkpoint_name,
     describe_files,
@@ -85,7 +87,7 @@ def train_loop_per_worker(payload: dict[str, Any]) -> None:
         meter.begin_step()
         batch = loader.next_step()
         result = engine.train_step(
-            batch,
+            batch.micro_batches,
             loader.global_tokens,
             learning_rate=learning_rate_at(state.step, last, config.optimizer, config.schedule),
             weight_decay=weight_decay_at(state.step, last, config.optimizer, config.schedule),
@@ -114,6 +116,8 @@ def train_loop_per_worker(payload: dict[str, Any]) -> None:
             )
         save_due = is_last or _is_due(state.step, config.checkpoint.every_steps)
         if record or save_due or _is_due(state.step, config.train.log_every_steps):
+            # The digests were proved when the bank was received; a frozen tensor is never sent again.
+            record |= {"reservoir/digest_ok": 1.0, "wire/start_bytes": float(payload["start_bytes"])}
             record |= meter.read(step=state.step, skipped_steps=state.skipped_steps)
             if save_due:
                 _save_and_report(config, payload, engine, bank, ledger, state, record)
@@ -169,6 +173,7 @@ def _save_and_report(
         engine.save(folder)
         if dist.get_rank() == 0:
             (folder / CONFIG).write_text(config.model_dump_json(indent=1))
+            load_tokenizer(Path(payload["tokenizer_dir"])).save(folder / TOKENIZER)
         files: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(files, describe_files(folder))
         if dist.get_rank() == 0:
@@ -179,7 +184,7 @@ def _save_and_report(
                 ledger=ledger.state_dict(),
                 eval_loss_nats=record.get("eval/loss_nats"),
                 mlflow_run_id=payload["mlflow_run_id"],
-                reservoir={"digest": bank.digest(), "matrices": bank.digests(), "specs": [asdict(s) for s in bank.specs]},
+                reservoir={"digest": bank.digest(), "matrices": bank.digests(), "specs": [spec.to_dict() for spec in bank.specs]},
                 tokenizer_digest=payload["tokenizer_digest"],
                 data_digest=payload["train_corpus"].digest,
             )
