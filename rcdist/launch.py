@@ -26,7 +26,7 @@ from rcdist.tracking.progress import Progress, Summary, format_count, format_sum
 from rcdist.tracking.provenance import redact
 from rcdist.tracking.tracker import RunStatus, Tracker, reconcile
 from rcdist.train.checkpoint import find_checkpoints
-from rcdist.workers import Workers, gpu_name, ray_session, resolve_workers, worker_environment
+from rcdist.workers import Workers, gpu_name, is_local, ray_session, resolve_workers, worker_environment
 
 _POLL_S = 0.2
 _RUN_FILE = "run.json"
@@ -79,7 +79,7 @@ def _run(
     import ray
 
     config.run_dir.mkdir(parents=True, exist_ok=True)
-    (config.run_dir / "config.yaml").write_text(dump_config(config))
+    (config.run_dir / "config.yaml").write_text(redact(dump_config(config)))
     bank = build_bank(config.model, config.reservoir)
     packed = bank.pack()
     log = MetricsLog(config.run_dir)
@@ -248,6 +248,9 @@ def fit(config: JobConfig, payload: dict[str, Any], workers: Workers) -> None:
     # The controller polls workers at this interval; its default of 2 s delays every record and the end of a run.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(config.cluster.start_timeout_s))
+    if is_local(config):
+        # Nobody takes this machine away with notice, and the watcher's start logs an error of Ray's own.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # Ray's list of earlier checkpoints names those that retention has deleted; the folders themselves are the truth.
     (config.run_dir / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
     resources = {"CPU": workers.cpus_per_worker} | ({"GPU": 1.0} if workers.use_gpu else {})

@@ -36,14 +36,20 @@ def ray_session(config: JobConfig) -> Iterator[None]:
         return
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
     if address:
-        ray.init(address=address, log_to_driver=True)
+        ray.init(address=address, logging_level="WARNING")
     else:
         cpus = max(os.cpu_count() or 1, WORKERS_ON_CPU)
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=True)
+        # With the dashboard, on loopback, because Ray Train's clean-up of placement groups asks its State API.
+        ray.init(address="local", num_cpus=cpus, include_dashboard=True, logging_level="WARNING")
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def is_local(config: JobConfig) -> bool:
+    """Say whether the run starts a Ray of its own on this machine, which cannot grow."""
+    return not (config.cluster.address or os.environ.get("RAY_ADDRESS"))
 
 
 def resolve_workers(config: JobConfig) -> Workers:
@@ -58,7 +64,7 @@ def resolve_workers(config: JobConfig) -> Workers:
     gpus = int(resources.get("GPU", 0))
     use_gpu = gpus > 0 if config.cluster.use_gpu is None else config.cluster.use_gpu
     num_workers = config.cluster.num_workers or (gpus if use_gpu and gpus else WORKERS_ON_CPU)
-    local = not (config.cluster.address or os.environ.get("RAY_ADDRESS"))
+    local = is_local(config)
     kind, has = ("GPU", float(gpus)) if use_gpu else ("CPU", resources.get("CPU", 0.0))
     needs = num_workers * (1.0 if use_gpu else config.cluster.cpus_per_worker)
     if local and needs > has:
@@ -86,6 +92,8 @@ def worker_environment(workers: Workers) -> dict[str, str]:
         "OMP_NUM_THREADS": str(max(int(workers.cpus_per_worker), 1)),
         "TOKENIZERS_PARALLELISM": "false",
         "DEEPSPEED_LOG_LEVEL": "warning",
+        # DeepSpeed calls collectives under names that torch 2.13 has renamed: one warning per call site and worker.
+        "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",
         # Logits and activations are freed and taken again in every step: without these the allocator gives the pages back
         # each time and the step spends 8 % of its time on page faults (measured on the tiny preset).
         "MALLOC_MMAP_THRESHOLD_": "1000000000",

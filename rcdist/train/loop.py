@@ -1,5 +1,6 @@
 """Train on one worker, top to bottom: receive, build, restore, step, evaluate, save, report. Read this file first."""
 
+import logging
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -131,6 +132,8 @@ def _is_due(step: int, every_steps: int | None) -> bool:
 
 
 def _prepare_process(config: JobConfig, device: torch.device) -> None:
+    # Ray Train's workers log every report in full on the root logger; the driver prints one line of it.
+    logging.getLogger().setLevel(logging.WARNING)
     if device.type == "cpu":
         torch.set_num_threads(max(int(config.cluster.cpus_per_worker), 1))
         # Denormals cost a factor of ten on CPU, and a decaying state is full of them.

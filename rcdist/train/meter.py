@@ -50,15 +50,16 @@ class Meter:
 
     def count_step(self, result: StepResult, loader: Loader) -> None:
         """Add one finished step."""
-        self._step_s += time.perf_counter() - self._step_began
+        step_s = time.perf_counter() - self._step_began
+        self._step_s += step_s
         self._data_wait_s += loader.wait_s
         self._loss += result.loss_nats
         self._num_steps += 1
         self._tokens += loader.global_tokens
         self._result = result
-        self._charge(loader.global_tokens)
+        self._charge(loader.global_tokens, useful_s=step_s)
 
-    def _charge(self, tokens: int) -> None:
+    def _charge(self, tokens: int, useful_s: float) -> None:
         now = time.perf_counter()
         self._ledger.charge(
             seconds=now - self._charged_at,
@@ -66,6 +67,7 @@ class Meter:
             tokens=tokens,
             flops_per_token=self._flops,
             price=self._price,
+            useful_s=useful_s,
         )
         self._charged_at = now
 
@@ -76,7 +78,7 @@ class Meter:
             step: optimizer steps done.
             skipped_steps: of these, steps whose update was skipped.
         """
-        self._charge(0)
+        self._charge(0, useful_s=0.0)
         assert self._result is not None
         tokens_per_s = self._tokens / self._step_s
         config = self._config

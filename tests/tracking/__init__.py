@@ -1,1 +1,1 @@
-"""Tests of rcdist.tracking."""
+"""Tests of rcdist/tracking."""

@@ -1,0 +1,90 @@
+"""What every test shares: fixed seeds, one small Ray cluster per session, nothing written outside temporary folders."""
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+# Before torch, ray or deepspeed are imported, here and in the processes that tests start.
+os.environ["DS_ACCELERATOR"] = "cpu"
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.3"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["PYTHONWARNINGS"] = "ignore::FutureWarning:torch.distributed.c10d_logger"
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+os.environ.pop("RAY_ADDRESS", None)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class RayHead:
+    """Hold the addresses of the session's cluster."""
+
+    address: str
+    dashboard: str
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nothing listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [int(sock.getsockname()[1]) for sock in sockets]
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Seed torch with 42 before each test."""
+    import torch
+
+    torch.manual_seed(42)
+
+
+@pytest.fixture(scope="session")
+def ray_head() -> Iterator[RayHead]:
+    """Start a cluster of one node with 4 CPU slots, dashboard and token authentication, on ports of its own."""
+    with tempfile.TemporaryDirectory(prefix="rt") as folder:
+        token = Path(folder) / "token"
+        token.write_text(secrets.token_hex(32))
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+        port, dashboard, metrics = free_ports(3)
+        command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=4"]
+        command += [f"--port={port}", f"--dashboard-port={dashboard}", f"--metrics-export-port={metrics}"]
+        command += ["--node-ip-address=127.0.0.1", f"--temp-dir={folder}/r", "--disable-usage-stats"]
+        command += ["--object-store-memory=500000000"]
+        log = Path(folder) / "head.log"
+        with log.open("w") as output:
+            head = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            deadline = time.monotonic() + 120
+            while "Ray runtime started" not in log.read_text():
+                assert head.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+            yield RayHead(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}")
+        finally:
+            head.terminate()
+            head.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def ray_cpu(ray_head: RayHead) -> Iterator[None]:
+    """Connect this process to the session's cluster."""
+    import ray
+
+    ray.init(address=ray_head.address, logging_level="ERROR", runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
+    yield
+    ray.shutdown()

@@ -1,0 +1,1 @@
+"""Tests of jobs/, run as a user runs them."""
