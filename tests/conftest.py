@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 # Before torch, ray or deepspeed are imported, here and in the processes that tests start.
@@ -76,7 +77,9 @@ def ray_head() -> Iterator[RayHead]:
                 time.sleep(0.2)
             yield RayHead(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}")
         finally:
-            head.terminate()
+            # Killed by pid, children first listed: a polite end takes 30 s.
+            for process in [*psutil.Process(head.pid).children(recursive=True), head]:
+                process.kill()
             head.wait(timeout=60)
 
 
