@@ -103,7 +103,7 @@ class ScheduleConfig(Section):
 class TrainConfig(Section):
     """Length, batch and arithmetic of the run."""
 
-    steps: Annotated[int, Field(ge=1)] = 400
+    steps: Annotated[int, Field(ge=1)] = 600
     """Optimizer steps."""
     global_batch_tokens: Annotated[int, Field(ge=8)] = 4096
     """Tokens per optimizer step over all workers; a multiple of data.seq_len."""

@@ -25,7 +25,7 @@ from rcdist.tracking.prices import PriceRow, resolve_price
 from rcdist.tracking.progress import Progress, Summary, format_count, format_summary
 from rcdist.tracking.provenance import redact
 from rcdist.tracking.tracker import RunStatus, Tracker, reconcile
-from rcdist.train.checkpoint import find_checkpoints
+from rcdist.train.checkpoint import Manifest, find_checkpoints
 from rcdist.workers import Workers, gpu_name, is_local, ray_session, resolve_workers, worker_environment
 
 _POLL_S = 0.2
@@ -84,6 +84,8 @@ def _run(
     packed = bank.pack()
     log = MetricsLog(config.run_dir)
     log.truncate_after(resume.manifest.step if resume else 0)
+    if resume:
+        _complete_log(log, resume.manifest)
     tracker = start_or_continue(
         config.tracking_uri,
         config.tracking.experiment,
@@ -188,6 +190,15 @@ def _read_run_id(run_dir: Path) -> str | None:
     path = run_dir / _RUN_FILE
     run_id: str | None = json.loads(path.read_text())["mlflow_run_id"] if path.exists() else None
     return run_id
+
+
+def _complete_log(log: MetricsLog, manifest: Manifest) -> None:
+    """Append records that were still on their way to the log when the job was killed."""
+    last_step = max((record.step for record in log.read()), default=0)
+    for record in manifest.records:
+        if record["step"] > last_step:
+            metrics = {name: value for name, value in record.items() if name not in ("step", "timestamp_ms")}
+            log.append(int(record["step"]), int(record["timestamp_ms"]), metrics)
 
 
 def _append_yardsticks(config: JobConfig, data: PreparedData, log: MetricsLog) -> None:

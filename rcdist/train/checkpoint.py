@@ -36,6 +36,7 @@ class Manifest:
         reservoir: digest per frozen matrix, and their specs.
         tokenizer_digest: digest of the tokenizer.
         data_digest: digest of the tokenised training corpus.
+        records: the newest records of the run, each with step and timestamp_ms, to complete a log that was cut off.
         files: path inside the checkpoint -> {"sha256", "bytes"}.
     """
 
@@ -50,6 +51,7 @@ class Manifest:
     reservoir: dict[str, Any]
     tokenizer_digest: str
     data_digest: str
+    records: list[dict[str, float]] = field(default_factory=list)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=lambda: package_versions())
     format_version: int = FORMAT_VERSION

@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,25 @@ from rcdist.train.meter import Meter
 from rcdist.train.optim import learning_rate_at, weight_decay_at
 
 
+_RECORDS_IN_FLIGHT = 8
+"""More records than can be on their way from a worker to the controller's log at one time."""
+
+
 @dataclass
 class LoopState:
-    """Hold what must survive besides tensors and ledger; a checkpoint's manifest carries it."""
+    """Hold what must survive besides tensors and ledger; a checkpoint's manifest carries it.
+
+    Attributes:
+        step: optimizer steps done.
+        skipped_steps: of these, steps whose update was skipped.
+        cursor: global windows consumed.
+        records: records since the checkpoint before, and a few more: a log that was cut off is completed from them.
+    """
 
     step: int = 0
     skipped_steps: int = 0
     cursor: int = 0
+    records: list[dict[str, float]] = field(default_factory=list)
 
 
 def train_loop_per_worker(payload: dict[str, Any]) -> None:
@@ -120,10 +132,12 @@ def train_loop_per_worker(payload: dict[str, Any]) -> None:
             # The digests were proved when the bank was received; a frozen tensor is never sent again.
             record |= {"reservoir/digest_ok": 1.0, "wire/start_bytes": float(payload["start_bytes"])}
             record |= meter.read(step=state.step, skipped_steps=state.skipped_steps)
+            state.records.append({"step": state.step, "timestamp_ms": int(time.time() * 1000), **record})
             if save_due:
-                _save_and_report(config, payload, engine, bank, ledger, state, record)
+                _save_and_report(config, payload, engine, bank, ledger, state)
+                state.records = state.records[-_RECORDS_IN_FLIGHT:]
             else:
-                _report(state, record)
+                _report(state)
     loader.close()
 
 
@@ -168,7 +182,6 @@ def _save_and_report(
     bank: ReservoirBank,
     ledger: Ledger,
     state: LoopState,
-    record: dict[str, float],
 ) -> None:
     """Save this rank's files into a folder of its own, exchange digests, and hand them to Ray, which merges the folders."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -185,18 +198,18 @@ def _save_and_report(
                 world_size=dist.get_world_size(),
                 zero_stage=config.train.zero_stage,
                 ledger=ledger.state_dict(),
-                eval_loss_nats=record.get("eval/loss_nats"),
+                eval_loss_nats=state.records[-1].get("eval/loss_nats"),
                 mlflow_run_id=payload["mlflow_run_id"],
                 reservoir={"digest": bank.digest(), "matrices": bank.digests(), "specs": [spec.to_dict() for spec in bank.specs]},
                 tokenizer_digest=payload["tokenizer_digest"],
                 data_digest=payload["train_corpus"].digest,
             )
             write_manifest(folder, manifest, files)
-        _report(state, record, ray.train.Checkpoint.from_directory(folder))
+        _report(state, ray.train.Checkpoint.from_directory(folder))
 
 
-def _report(state: LoopState, record: dict[str, float], checkpoint: ray.train.Checkpoint | None = None) -> None:
-    """Send one record to the controller; only rank 0's counts."""
-    metrics = {"step": state.step, "timestamp_ms": int(time.time() * 1000), **record} if dist.get_rank() == 0 else {}
+def _report(state: LoopState, checkpoint: ray.train.Checkpoint | None = None) -> None:
+    """Send the newest record to the controller; only rank 0's counts."""
+    metrics = state.records[-1] if dist.get_rank() == 0 else {}
     name = checkpoint_name(state.step) if checkpoint else None
     ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)

@@ -1,21 +1,17 @@
 """DeepSpeed ZeRO 0-3 on two real gloo processes against one process without DeepSpeed."""
 
-import itertools
-import socket
 from typing import Any
 
 import pytest
+import torch
 import torch.multiprocessing as mp
 
-from tests.train.zero_worker import NUM_STEPS, WINDOWS, ZeroOutcome, job, run_rank, train_alone
+from tests.conftest import free_ports
+from tests.train.zero_worker import NUM_STEPS, ZeroOutcome, job, run_rank, train_alone
 
 STAGES = (0, 1, 2, 3)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+RECOMPUTED = (2, 3)
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +22,12 @@ def outcomes() -> dict[str, ZeroOutcome]:
         jobs[f"nearest-{stage}"] = job(stage)
         jobs[f"identity-{stage}"] = job(stage, rounding="identity")
         jobs[f"bf16-{stage}"] = job(stage, precision="bf16")
+    for stage in RECOMPUTED:
         jobs[f"recompute-{stage}"] = job(stage, activation_checkpointing=True)
     context = mp.get_context("spawn")
     with context.Manager() as manager:
         results = manager.dict()
-        mp.spawn(run_rank, args=(2, free_port(), jobs, results), nprocs=2)
+        mp.spawn(run_rank, args=(2, free_ports(1)[0], jobs, results), nprocs=2)
         return dict(results)
 
 
@@ -57,14 +54,19 @@ def test_twenty_unrounded_steps_equal_one_process(outcomes: dict[str, ZeroOutcom
     assert losses[-1] < losses[0] - 0.05
 
 
+@pytest.fixture(scope="module")
+def reordered(alone: dict[str, list[float]]) -> float:
+    """Return how far one process gets from itself when only the order of its micro-batches changes, at worst."""
+    return max(distance(train_alone(job(0), seed), alone["nearest"]) for seed in range(24))
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_rounded_steps_differ_no_more_than_reordered_micro_batches(
-    outcomes: dict[str, ZeroOutcome], alone: dict, stage: int
+    outcomes: dict[str, ZeroOutcome], alone: dict, reordered: float, stage: int
 ) -> None:
-    orders = [list(order) for order in itertools.permutations(range(WINDOWS))][1:]
-    reordered = max(distance(train_alone(job(0), order), alone["nearest"]) for order in orders)
-    assert reordered > 0
-    assert distance(outcomes[f"nearest-{stage}"].losses, alone["nearest"]) <= reordered
+    # A weight or activation on the edge between two codes turns a difference of one ulp into a flipped code.
+    assert 0 < reordered < 1e-3
+    assert distance(outcomes[f"nearest-{stage}"].losses, alone["nearest"]) <= reordered + 1e-6
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -75,7 +77,7 @@ def test_bf16_follows_fp32(outcomes: dict[str, ZeroOutcome], alone: dict, stage:
     assert losses[-1] < losses[0] - 0.05
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", RECOMPUTED)
 def test_recomputed_activations_change_nothing(outcomes: dict[str, ZeroOutcome], stage: int) -> None:
     assert outcomes[f"recompute-{stage}"].losses == outcomes[f"nearest-{stage}"].losses
 

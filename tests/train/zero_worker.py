@@ -1,6 +1,7 @@
 """One process of the ZeRO tests: trains a small model under DeepSpeed, or without it, and returns what it measured."""
 
 import os
+import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,8 +60,9 @@ def build_model(config: JobConfig) -> LanguageModel:
     )
 
 
-def train_alone(config: JobConfig, order: list[int] | None = None) -> list[float]:
-    """Train in one process without DeepSpeed; `order` permutes the windows among the micro-batches."""
+def train_alone(config: JobConfig, shuffle_seed: int | None = None) -> list[float]:
+    """Train in one process without DeepSpeed, the micro-batches of each step in order or shuffled."""
+    shuffle = random.Random(shuffle_seed)
     model = build_model(config)
     settings = config.optimizer
     optimizer = torch.optim.AdamW(
@@ -71,7 +73,10 @@ def train_alone(config: JobConfig, order: list[int] | None = None) -> list[float
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(step, NUM_STEPS, settings, config.schedule)
         total = 0.0
-        for i in order or range(WINDOWS):
+        order = list(range(WINDOWS))
+        if shuffle_seed is not None:
+            shuffle.shuffle(order)
+        for i in order:
             batch = micro_batch(windows(step)[i : i + 1])
             loss = model(batch.tokens_BT, batch.starts_BT, batch.targets_BT, batch.weights_BT)
             (loss / (WINDOWS * SEQ_LEN)).backward()

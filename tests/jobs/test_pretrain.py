@@ -1,0 +1,182 @@
+"""The main job on a real cluster: submitted, stopped, continued, evaluated, and what it leaves behind."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from rcdist.config import JobConfig
+from rcdist.model.cost import count_parameters
+from rcdist.tracking.jsonl import LogRecord, MetricsLog
+from rcdist.train.checkpoint import MANIFEST, Manifest, find_checkpoints, verify_checkpoint
+from tests.conftest import ROOT, RayHead
+from tests.jobs.run import run_job_script, small_arguments, small_config, start_job
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("storage")
+
+
+@pytest.fixture(scope="module")
+def submitted(storage: Path, ray_head: RayHead) -> tuple[JobConfig, str]:
+    """Submit ten steps with `ray job submit --working-dir .` and return the settings and the streamed log."""
+    command = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--address", ray_head.dashboard]
+    command += ["--working-dir", str(ROOT), "--runtime-env-json", json.dumps({"excludes": [".git", "*.txt~"]})]
+    command += ["--", sys.executable, "jobs/pretrain.py", *small_arguments(storage, "--name=unbroken")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return small_config(storage, "--name=unbroken"), done.stdout
+
+
+@pytest.fixture(scope="module")
+def continued(storage: Path, ray_head: RayHead, submitted: object) -> tuple[JobConfig, str]:
+    """Stop the same run by SIGTERM once step 5 is saved, and start the same command again."""
+    arguments = small_arguments(storage, "--name=broken")
+    # Enough work per step that the run is still going when the signal comes: the loss does not depend on it.
+    process = start_job("pretrain.py", arguments, ray_head)
+    config = small_config(storage, "--name=broken")
+    first = config.run_dir / "step-00000005"
+    deadline = time.monotonic() + 120
+    while not (first / MANIFEST).exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stdout + stderr
+    assert read_run(config).info.status == "KILLED"
+    code, output, errors = run_job_script("pretrain.py", arguments, ray_head)
+    assert code == 0, output + errors
+    return config, output
+
+
+def read_run(config: JobConfig):
+    from mlflow import MlflowClient
+
+    run_id = json.loads((config.run_dir / "run.json").read_text())["mlflow_run_id"]
+    return MlflowClient(config.tracking_uri).get_run(run_id)
+
+
+def records(config: JobConfig) -> list[LogRecord]:
+    return MetricsLog(config.run_dir).read()
+
+
+def newest(config: JobConfig) -> tuple[Path, Manifest]:
+    folder = find_checkpoints(config.run_dir)[0]
+    return folder, verify_checkpoint(folder)
+
+
+def test_the_submitted_job_streams_its_progress_and_its_summary(submitted: tuple[JobConfig, str]) -> None:
+    config, log = submitted
+    assert "succeeded" in log
+    assert [int(step) for step in re.findall(r"^step +(\d+)/10", log, re.MULTILINE)] == list(range(1, 11))
+    for label in ("parameters stored", "bits per byte", "gzip -9", "bigrams, add one", "device seconds", "USD"):
+        assert label in log
+    assert "(FINISHED)" in log and "Traceback" not in log
+    assert (config.run_dir / "summary.txt").read_text().strip() in log
+
+
+def test_mlflow_holds_the_run(submitted: tuple[JobConfig, str]) -> None:
+    from mlflow import MlflowClient
+
+    config, _ = submitted
+    run = read_run(config)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.width"] == "64"
+    assert run.data.params["reservoir.plan"] == "T cG@a"
+    counts = count_parameters(config.model, config.reservoir)
+    assert run.data.params["parameters.stored"] == str(counts.stored)
+    assert {"version.ray", "version.torch", "version.deepspeed"} <= run.data.tags.keys()
+    client = MlflowClient(config.tracking_uri)
+    history = client.get_metric_history(run.info.run_id, "train/loss_nats")
+    assert [point.step for point in history] == list(range(1, 11))
+    assert [point.value for point in history] == [r.metrics["train/loss_nats"] for r in records(config)]
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"config.yaml", "summary.txt"}
+
+
+def test_the_ledger_adds_up(submitted: tuple[JobConfig, str]) -> None:
+    config, _ = submitted
+    last = records(config)[-1].metrics
+    assert last["train/tokens"] == 10 * config.train.global_batch_tokens
+    counts = count_parameters(config.model, config.reservoir)
+    assert 4 * counts.frozen * last["train/tokens"] < last["cost/trained_flops"] < 6e6 * last["train/tokens"]
+    assert last["cost/usd"] == pytest.approx(last["cost/device_s"] * 0.01 / 3600)
+    assert 0 < last["cost/goodput"] < 1
+    assert last["reservoir/digest_ok"] == 1.0
+    # Two frozen matrices at two bits a weight: 64 x 64 and 128 x 64.
+    assert last["wire/start_bytes"] == (64 * 64 + 128 * 64) / 4
+
+
+def test_the_checkpoint_holds_no_frozen_byte(submitted: tuple[JobConfig, str]) -> None:
+    config, _ = submitted
+    folder, manifest = newest(config)
+    counts = count_parameters(config.model, config.reservoir)
+    assert counts.frozen_unique == 64 * 64 + 128 * 64
+    weights = torch.load(folder / "zero" / "mp_rank_00_model_states.pt", weights_only=True)["module"]
+    assert sum(tensor.numel() for tensor in weights.values()) == counts.trained
+    assert not [name for name, tensor in weights.items() if tensor.dtype == torch.int8 or "bank" in name]
+    shards = [torch.load(path, weights_only=False) for path in sorted((folder / "zero").glob("*optim_states.pt"))]
+    assert len(shards) == manifest.world_size == 2
+    assert set(manifest.reservoir["matrices"]) == {"c@a", "G@a"}
+    total = sum(entry["bytes"] for name, entry in manifest.files.items() if name.startswith("zero/"))
+    # float32 weights once, float32 master and two moments over both ranks; the rest is names and padding.
+    assert 16 * counts.trained <= total <= 16 * counts.trained + 200_000
+
+
+def test_stop_and_continue_is_the_unbroken_run_bit_for_bit(
+    submitted: tuple[JobConfig, str], continued: tuple[JobConfig, str]
+) -> None:
+    unbroken, broken = records(submitted[0]), records(continued[0])
+    assert [r.step for r in broken] == list(range(1, 11))
+    for a, b in zip(unbroken, broken, strict=True):
+        for name in ("train/loss_nats", "train/grad_norm", "eval/loss_nats", "train/tokens"):
+            assert a.metrics.get(name) == b.metrics.get(name), (a.step, name)
+    assert "resumed from step-00000005 at step 5" in continued[1]
+
+
+def test_the_continued_run_is_one_mlflow_run_without_a_step_twice(continued: tuple[JobConfig, str]) -> None:
+    from mlflow import MlflowClient
+
+    config, _ = continued
+    run = read_run(config)
+    assert run.info.status == "FINISHED"
+    client = MlflowClient(config.tracking_uri)
+    history = client.get_metric_history(run.info.run_id, "train/loss_nats")
+    assert [point.step for point in history] == list(range(1, 11))
+    named = client.search_runs([run.info.experiment_id], "attributes.run_name = 'broken'")
+    assert len(named) == 1
+
+
+def test_a_finished_run_says_so_and_does_nothing(submitted: tuple[JobConfig, str], storage: Path) -> None:
+    before = (submitted[0].run_dir / "metrics.jsonl").read_bytes()
+    code, output, _ = run_job_script("pretrain.py", small_arguments(storage, "--name=unbroken"))
+    assert code == 0
+    assert "has all 10 steps" in output
+    assert (submitted[0].run_dir / "metrics.jsonl").read_bytes() == before
+
+
+def test_evaluate_repeats_the_runs_own_final_figure(submitted: tuple[JobConfig, str], ray_head: RayHead) -> None:
+    config, _ = submitted
+    code, output, errors = run_job_script("evaluate.py", [f"--checkpoint={config.run_dir}"], ray_head)
+    assert code == 0, errors
+    expected = records(config)[-1].metrics
+    found = re.search(r"austen: ([\d.]+) bits/byte, ([\d.]+) nats/token", output)
+    assert found
+    assert float(found[1]) == pytest.approx(expected["eval/bits_per_byte"], abs=2e-4)
+    assert float(found[2]) == pytest.approx(expected["eval/loss_nats"], abs=2e-4)
+
+
+def test_generate_continues_a_prompt_the_same_way_twice(submitted: tuple[JobConfig, str]) -> None:
+    arguments = [f"--checkpoint={submitted[0].run_dir}", "--prompt=She was", "--max_tokens=12", "--seed=5"]
+    first, second = (run_job_script("generate.py", arguments) for _ in range(2))
+    assert first[0] == 0, first[2]
+    assert first[1] == second[1]
+    assert first[1].startswith("She was") and len(first[1].strip()) > len("She was")
