@@ -171,7 +171,7 @@ def _encode_chunk(chunk: list[tuple[bool, str]], tokenizer: Tokenizer, writer: S
     import pyarrow as pa
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True

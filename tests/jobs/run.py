@@ -1,11 +1,12 @@
 """Run a job as a user does, in a process of its own, or its main in this one."""
 
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from rcdist.cli import read_config
+from rcdist.cli import _run, read_config
 from rcdist.config import JobConfig
 from tests.conftest import ROOT, RayHead
 
@@ -41,3 +42,12 @@ def run_job_script(script: str, arguments: list[str], head: RayHead | None = Non
     process = start_job(script, arguments, head)
     stdout, stderr = process.communicate(timeout=240)
     return process.returncode, stdout, stderr
+
+
+def run_in_process(script: str, arguments: list[str]) -> int:
+    """Run a job's main in this process, with what jobs do about errors, and return the exit code."""
+    spec = importlib.util.spec_from_file_location(f"job_{Path(script).stem}", ROOT / "jobs" / script)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return _run(module.main, arguments)

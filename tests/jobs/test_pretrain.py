@@ -3,8 +3,6 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,26 +13,10 @@ from rcdist.config import JobConfig
 from rcdist.model.cost import count_parameters
 from rcdist.tracking.jsonl import LogRecord, MetricsLog
 from rcdist.train.checkpoint import MANIFEST, Manifest, find_checkpoints, verify_checkpoint
-from tests.conftest import ROOT, RayHead
+from tests.conftest import RayHead
 from tests.jobs.run import run_job_script, small_arguments, small_config, start_job
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("storage")
-
-
-@pytest.fixture(scope="module")
-def submitted(storage: Path, ray_head: RayHead) -> tuple[JobConfig, str]:
-    """Submit ten steps with `ray job submit --working-dir .` and return the settings and the streamed log."""
-    command = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--address", ray_head.dashboard]
-    command += ["--working-dir", str(ROOT), "--runtime-env-json", json.dumps({"excludes": [".git", "*.txt~"]})]
-    command += ["--", sys.executable, "jobs/pretrain.py", *small_arguments(storage, "--name=unbroken")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return small_config(storage, "--name=unbroken"), done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,28 @@
+"""One short run that several tests of jobs look at."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rcdist.config import JobConfig
+from tests.conftest import ROOT, RayHead
+from tests.jobs.run import small_arguments, small_config
+
+
+@pytest.fixture(scope="session")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("storage")
+
+
+@pytest.fixture(scope="session")
+def submitted(storage: Path, ray_head: RayHead) -> tuple[JobConfig, str]:
+    """Submit ten steps with `ray job submit --working-dir .` and return the settings and the streamed log."""
+    command = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--address", ray_head.dashboard]
+    command += ["--working-dir", str(ROOT), "--runtime-env-json", json.dumps({"excludes": [".git", "*.txt~"]})]
+    command += ["--", sys.executable, "jobs/pretrain.py", *small_arguments(storage, "--name=unbroken")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return small_config(storage, "--name=unbroken"), done.stdout

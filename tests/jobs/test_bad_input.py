@@ -1,0 +1,126 @@
+"""Bad input: one line that names field, rule and remedy, the documented exit code, and nothing half-written."""
+
+from pathlib import Path
+
+import pytest
+
+from rcdist.config import JobConfig
+from tests.conftest import free_ports
+from tests.jobs.run import run_in_process, small_arguments
+
+
+def refuse(capsys: pytest.CaptureFixture[str], storage: Path, *more: str, script: str = "pretrain.py") -> str:
+    """Run the job with bad input and return its one line of stderr."""
+    before = sorted(str(path) for path in (storage / "runs").rglob("*")) if (storage / "runs").exists() else []
+    code = run_in_process(script, small_arguments(storage, *more) if script == "pretrain.py" else list(more))
+    captured = capsys.readouterr()
+    assert code == 2, captured.err
+    assert captured.err.endswith("\n") and captured.err.count("\n") == 1, captured.err
+    assert "Traceback" not in captured.out + captured.err
+    after = sorted(str(path) for path in (storage / "runs").rglob("*")) if (storage / "runs").exists() else []
+    assert after == before
+    return captured.err.strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--train.step=3"], ["train.step=", "train.steps"]),
+        (["--trian.steps=3"], ["trian.steps=", "train"]),
+        (["--train.steps=many"], ["train.steps=", "many"]),
+        (["--train.steps=0"], ["train.steps=0", "1"]),
+        (["--optimizer.learning_rate=-1"], ["optimizer.learning_rate=-1", "0"]),
+        (["--train.precision=fp8"], ["train.precision=", "fp32", "bf16"]),
+        (["--train.global_batch_tokens=1000"], ["train.global_batch_tokens=1000", "data.seq_len=64", "960 or 1024"]),
+        (["--reservoir.plan=T cG@a x"], ["reservoir.plan=", "'x'", "token 3"]),
+        (["--reservoir.connectivity={q: 0.5}"], ["reservoir.connectivity", "'q'"]),
+        (["--config=/nowhere.yaml"], ["config=", "no such file"]),
+        (["--deepspeed={train_batch_size: 4}"], ["deepspeed.train_batch_size=4", "train.global_batch_tokens"]),
+        (["--tokenizer.kind=file"], ["tokenizer.path=None", "tokenizer.kind=file"]),
+        (["--tokenizer.kind=file", "--tokenizer.path=/nowhere.json"], ["tokenizer.path=", "no such file"]),
+        (["--storage_path=/proc/no"], ["storage_path=", "/proc/no", "cannot be written"]),
+        (["--storage_path=s3://bucket/x"], ["storage_path=", "not a folder"]),
+        (["--cost.node_type=abacus"], ["cost.node_type=", "abacus"]),
+        (["--data.train=/nowhere.txt"], ["data.train=", "no such file"]),
+    ],
+    ids=lambda value: " ".join(value)[:40] if value and value[0].startswith("--") else "",
+)
+@pytest.mark.usefixtures("ray_cpu")
+def test_a_wrong_setting_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], expected: list[str]
+) -> None:
+    line = refuse(capsys, tmp_path, *arguments)
+    for part in expected:
+        assert part in line, line
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("empty.txt", b"", "0 bytes of text"),
+        ("latin.txt", b"caf\xe9", "not UTF-8 at byte 3"),
+        ("short.txt", b"three short words", "data.seq_len + 1 = 65"),
+        ("a.pdf", b"%PDF", "extension '.pdf'"),
+    ],
+)
+@pytest.mark.usefixtures("ray_cpu")
+def test_a_corpus_that_cannot_be_used_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, content: bytes, expected: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    line = refuse(capsys, tmp_path, f"--data.train={tmp_path / name}")
+    assert line.startswith("data.train=") and expected in line
+
+
+def test_a_tracking_server_that_does_not_answer_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    uri = f"http://user:hunter2@127.0.0.1:{free_ports(1)[0]}"
+    line = refuse(capsys, tmp_path, f"--tracking.uri={uri}", "--tracking.timeout_s=3")
+    assert line.startswith("tracking.uri=") and "hunter2" not in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--model.width=128"], ["model.width=128", "has 64"]),
+        (["--reservoir.seed=8"], ["reservoir.seed=8", "has 0"]),
+        (["--data.seed=1"], ["data.seed=1", "has 0"]),
+        (["--train.zero_stage=3"], ["train.zero_stage=3", "has 2"]),
+        (["--tokenizer.kind=bytes"], ["tokenizer=", "was trained with digest"]),
+        (["--cluster.num_workers=1"], ["cluster.num_workers=1", "written by 2 workers"]),
+        (["--checkpoint.resume=false"], ["name=", "checkpoint.resume=false"]),
+    ],
+    ids=lambda value: " ".join(value)[:40] if value and value[0].startswith("--") else "",
+)
+@pytest.mark.usefixtures("ray_cpu")
+def test_another_model_or_tokenizer_does_not_continue_a_run(
+    capsys: pytest.CaptureFixture[str],
+    submitted: tuple[JobConfig, str],
+    arguments: list[str],
+    expected: list[str],
+) -> None:
+    storage = submitted[0].storage
+    line = refuse(capsys, storage, "--name=unbroken", "--train.steps=20", *arguments)
+    for part in expected:
+        assert part in line, line
+
+
+@pytest.mark.parametrize("script", ["generate.py", "evaluate.py"])
+def test_a_checkpoint_that_is_not_there_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, script: str
+) -> None:
+    line = refuse(capsys, tmp_path, f"--checkpoint={tmp_path / 'absent'}", script=script)
+    assert line.startswith("checkpoint=") and "no such folder" in line
+    line = refuse(capsys, tmp_path, f"--checkpoint={tmp_path}", script=script)
+    assert "no step-... checkpoint" in line
+
+
+@pytest.mark.usefixtures("ray_cpu")
+def test_more_workers_than_a_machine_has_do_not_fit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code = run_in_process("pretrain.py", small_arguments(tmp_path, "--cluster.num_workers=64"))
+    line = capsys.readouterr().err
+    assert code == 3
+    assert line.startswith("cluster.num_workers=64: needs 64 CPUs, this machine's Ray has 4.")
+    assert not (tmp_path / "runs").exists()
