@@ -113,13 +113,35 @@ def read_yaml(name: str) -> dict[str, Any]:
 
 
 def run_job(main: Callable[[list[str]], int | None]) -> NoReturn:
-    """Run a job's main on the command line and exit with the code that errors.py gives to what happened.
+    """Run a job's main on the arguments of the process, and exit; see run_main."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(run_main(main, sys.argv[1:]))
+
+
+def run_main(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
+    """Call a job's main and return the exit code of what happened.
 
     A RcdistError, also one that comes out of Ray, prints its one line on stderr; anything else unexpected prints its
     traceback. SIGTERM and Ctrl-C end with EXIT_STOPPED.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(_run(main, sys.argv[1:]))
+    try:
+        return main(argv) or EXIT_DONE
+    except _Shown:
+        return EXIT_DONE
+    except KeyboardInterrupt:
+        return _stopped()
+    except SystemExit as stop:
+        # Ray's own handlers answer SIGTERM with sys.exit(15), and Ray Train answers Ctrl-C with sys.exit(0).
+        if stop.code in (None, 0, signal.SIGTERM):
+            return _stopped()
+        raise
+    except Exception as error:
+        cause = find_cause(error)
+        if cause is None:
+            traceback.print_exc()
+            return EXIT_UNEXPECTED
+        print(cause, file=sys.stderr)
+        return cause.exit_code
 
 
 def find_cause(error: BaseException) -> RcdistError | None:
@@ -145,27 +167,6 @@ def _inner(error: BaseException) -> Iterator[BaseException]:
         item = getattr(error, name, None)
         if isinstance(item, BaseException):
             yield item
-
-
-def _run(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
-    try:
-        return main(argv) or EXIT_DONE
-    except _Shown:
-        return EXIT_DONE
-    except KeyboardInterrupt:
-        return _stopped()
-    except SystemExit as stop:
-        # Ray's own handlers answer SIGTERM with sys.exit(15), and Ray Train answers Ctrl-C with sys.exit(0).
-        if stop.code in (None, 0, signal.SIGTERM):
-            return _stopped()
-        raise
-    except Exception as error:
-        cause = find_cause(error)
-        if cause is None:
-            traceback.print_exc()
-            return EXIT_UNEXPECTED
-        print(cause, file=sys.stderr)
-        return cause.exit_code
 
 
 def _stopped() -> int:
@@ -210,7 +211,7 @@ def _place(settings: type[BaseModel], data: dict[str, Any], key: str, raw: str |
     annotation = model.model_fields[last].annotation
     texts = raw if isinstance(raw, list) else [raw]
     is_list = getattr(annotation, "__origin__", None) is list
-    if is_list and not texts[0].startswith("["):
+    if is_list and (len(texts) > 1 or not texts[0].startswith("[")):
         data[last] = texts
         return
     value = _parse_value(key, texts[-1], annotation)

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from rcdist.plan import LETTERS, RESERVOIR_LETTER, parse_plan
+from rcdist.plan import LETTERS, MAX_BLOCKS, RESERVOIR_LETTER, parse_plan
 
 
 class Section(BaseModel):
@@ -41,7 +41,7 @@ def per_letter(value: Any, letter: str, default: Any) -> Any:
 class ModelConfig(Section):
     """Shape and arithmetic of the model (Zhu et al. 2024, arXiv:2406.02528)."""
 
-    num_layers: Annotated[int, Field(ge=1, le=1024)] = 4
+    num_layers: Annotated[int, Field(ge=1, le=MAX_BLOCKS)] = 4
     """Blocks L."""
     width: Annotated[int, Field(ge=8, le=65536)] = 256
     """Model width d, also the width of the recurrent state."""

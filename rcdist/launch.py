@@ -1,4 +1,4 @@
-"""Turn a JobConfig into a finished run: check everything, prepare the data, start Ray Train, follow it, close the record."""
+"""Turn a JobConfig into a finished run: check everything, prepare the data, start Ray Train, follow it, close it."""
 
 import json
 import os
@@ -16,13 +16,13 @@ from rcdist.data.sources import read_documents, resolve_source
 from rcdist.data.tokenizer import load_tokenizer
 from rcdist.data.yardsticks import measure_yardsticks
 from rcdist.errors import EXIT_DONE
-from rcdist.model.cost import ParameterCounts, count_parameters, estimate_flops
+from rcdist.model.cost import ParameterCounts, count_parameters
 from rcdist.model.reservoir import build_bank
-from rcdist.preflight import Resume, check_config, check_data, find_resume
+from rcdist.preflight import Resume, check_config, check_data, describe_run, find_resume
 from rcdist.tracking.jsonl import MetricsLog
 from rcdist.tracking.mlflow import check_server, start_or_continue
 from rcdist.tracking.prices import PriceRow, resolve_price
-from rcdist.tracking.progress import Progress, Summary, format_count, format_summary
+from rcdist.tracking.progress import Progress, Summary, format_summary
 from rcdist.tracking.provenance import redact
 from rcdist.tracking.tracker import RunStatus, Tracker, reconcile
 from rcdist.train.checkpoint import Manifest, find_checkpoints
@@ -35,8 +35,8 @@ _RUN_FILE = "run.json"
 def launch(config: JobConfig) -> int:
     """Run, or continue, one pre-training job and return its exit code.
 
-    Nothing is written into the run's folder, and no worker is asked for, before every setting, the storage, the checkpoint
-    that may be there, the tracking server and the corpora have been found right.
+    Nothing is written into the run's folder, and no worker is asked for, before every setting, the storage, the
+    checkpoint that may be there, the tracking server and the corpora have been found right.
 
     Raises:
         RcdistError: what is wrong, with its exit code.
@@ -49,8 +49,8 @@ def launch(config: JobConfig) -> int:
     resume = find_resume(config)
     if resume and resume.manifest.step >= config.train.steps:
         print(
-            f"run {config.name!r} has all {resume.manifest.step} steps in {resume.folder}. To go on, raise train.steps; "
-            "to start again, choose another name."
+            f"run {config.name!r} has all {resume.manifest.step} steps in {resume.folder}. "
+            "To go on, raise train.steps; to start again, choose another name."
         )
         return EXIT_DONE
     counts = count_parameters(config.model, config.reservoir)
@@ -63,7 +63,7 @@ def launch(config: JobConfig) -> int:
         data = prepare_corpora(config)
         if resume:
             check_data(resume, data)
-        _print_plan(config, workers, counts, data, price)
+        print(describe_run(config, workers, counts, data, price), flush=True)
         return _run(config, resume, workers, counts, data, price, began)
 
 
@@ -145,45 +145,6 @@ def _close(config: JobConfig, tracker: Tracker, status: RunStatus, summary: str)
     tracker.log_artifact(path)
     tracker.finish(status, timeout_s=3 * config.tracking.timeout_s)
     print(summary, flush=True)
-
-
-def _print_plan(
-    config: JobConfig, workers: Workers, counts: ParameterCounts, data: PreparedData, price: PriceRow
-) -> None:
-    """Say what is about to run: sizes, FLOPs, memory of the states, and what a device hour costs."""
-    flops = estimate_flops(
-        config.model, config.reservoir, activation_checkpointing=config.train.activation_checkpointing
-    )
-    total = config.train.steps * flops.hardware * config.train.global_batch_tokens
-    # At best: at the stated peak of the devices. What is reached stands in perf/mfu.
-    least_s = total / (price.peak_flops * workers.num_workers)
-    kind = "GPU" if workers.use_gpu else "CPU"
-    print(
-        f"{config.name}: plan {config.reservoir.plan}, {workers.num_workers} {kind} workers, "
-        f"ZeRO stage {config.train.zero_stage}, {config.train.precision}\n"
-        f"parameters: {counts.stored:,} stored, {counts.trained:,} trained, {counts.frozen_unique:,} frozen "
-        f"({counts.frozen:,} as applied)\n"
-        f"FLOPs per token: {format_count(flops.train)} training, {format_count(flops.prefill)} inference\n"
-        f"memory per worker: {_state_bytes(config, counts, workers) / 2**20:,.0f} MiB of weights, gradients and optimizer\n"
-        f"data: {data.train.num_tokens:,} training tokens, {data.validation.num_tokens:,} held out, "
-        f"{config.train.steps} steps of {config.train.global_batch_tokens:,} tokens\n"
-        f"cost: {price.usd_per_device_hour:g} USD per device hour ({price.name}, {price.market}); at least "
-        f"{least_s:,.0f} s and {least_s * workers.num_workers * price.usd_per_device_s:.2g} USD at peak speed",
-        flush=True,
-    )
-
-
-def _state_bytes(config: JobConfig, counts: ParameterCounts, workers: Workers) -> float:
-    """Estimate bytes of one worker's model states: 16 per trained weight less what ZeRO partitions, 1 per frozen one."""
-    stage, share = config.train.zero_stage, 1 / workers.num_workers
-    weight = gradient = 2.0 if config.train.precision == "bf16" else 4.0
-    moments = 8.0 + (4.0 if config.train.precision == "bf16" or stage else 0.0)
-    per_weight = (
-        weight * (share if stage >= 3 else 1.0)
-        + gradient * (share if stage >= 2 else 1.0)
-        + moments * (share if stage >= 1 else 1.0)
-    )
-    return per_weight * counts.trained + counts.frozen_unique
 
 
 def _read_run_id(run_dir: Path) -> str | None:
@@ -286,7 +247,8 @@ def fit(config: JobConfig, payload: dict[str, Any], workers: Workers) -> None:
 def follow(work: Callable[[], None], poll: Callable[[], None]) -> None:
     """Run `work` in a thread and `poll` in this one until it ends, then once more; re-raise what `work` raised.
 
-    The main thread stays free for signals: Ctrl-C and SIGTERM take effect at once, and Ray installs no handler of its own.
+    The main thread stays free for signals: Ctrl-C and SIGTERM take effect at once, and Ray installs no handler of its
+    own.
     """
     failure: list[BaseException] = []
 
@@ -304,5 +266,3 @@ def follow(work: Callable[[], None], poll: Callable[[], None]) -> None:
     poll()
     if failure:
         raise failure[0]
-
-

@@ -11,6 +11,9 @@ LETTERS = "fcgoGUD"
 RESERVOIR_LETTER = "r"
 """Key letter of the matrix of an inserted reservoir layer."""
 
+MAX_BLOCKS = 1024
+"""Longest pattern, and most layers of a model."""
+
 _NAME = r"[A-Za-z0-9_]+"
 _TOKEN = re.compile(
     rf"^(?P<letters>[A-Za-z]+)(?P<trained>=)?(?:@(?P<share>{_NAME}))?(?P<insert>\+r(?:@(?P<rshare>{_NAME}))?)?"
@@ -91,6 +94,10 @@ def parse_plan(text: str) -> ReservoirPlan:
     for position, token in enumerate(tokens, start=1):
         block, repeat = _parse_token(text, token, position)
         pattern.extend([block] * repeat)
+    if len(pattern) > MAX_BLOCKS:
+        raise ConfigError(
+            "reservoir.plan", text, f"the pattern has {len(pattern)} blocks", f"Use at most {MAX_BLOCKS}: it is tiled"
+        )
     kinds: dict[tuple[str, str], bool] = {}
     for block in pattern:
         for letter in block.letters if block.share else "":
@@ -116,8 +123,8 @@ def _parse_token(text: str, token: str, position: int) -> tuple[BlockPlan, int]:
         raise fail(what, "Write letters, then optional =, @name, +r, *n, e.g. cG@a+r*2")
     letters = match["letters"]
     repeat = int(match["repeat"] or 1)
-    if not 1 <= repeat <= 1024:
-        raise fail(f"repeat {repeat} is outside 1..1024", "Use *n with n from 1 to 1024")
+    if not 1 <= repeat <= MAX_BLOCKS:
+        raise fail(f"repeat {repeat} is outside 1..{MAX_BLOCKS}", f"Use *n with n from 1 to {MAX_BLOCKS}")
     if letters == "T":
         if match["share"] or match["trained"]:
             raise fail("T has nothing to share", "Name the matrices to share, e.g. c@a or c=@a")

@@ -1,4 +1,4 @@
-"""Refuse what cannot work before anything is started: settings, storage, and a checkpoint that belongs to another model."""
+"""Before anything is started: refuse what cannot work, and say what a run will take."""
 
 import json
 import sys
@@ -11,6 +11,9 @@ from typing import Any
 from rcdist.config import JobConfig
 from rcdist.data.prepare import PreparedData
 from rcdist.errors import CheckpointError, ConfigError
+from rcdist.model.cost import ParameterCounts, estimate_flops
+from rcdist.tracking.prices import PriceRow
+from rcdist.tracking.progress import format_count
 from rcdist.train.checkpoint import CONFIG, Manifest, find_newest_valid, read_manifest
 from rcdist.train.deepspeed_config import build_deepspeed_config
 from rcdist.workers import Workers
@@ -28,9 +31,8 @@ _FIXED_ON_RESUME = (
 """Settings that must be those of the checkpoint: another model, or another order of the data, is another run."""
 
 
-
 def check_config(config: JobConfig) -> None:
-    """Refuse what can be refused without Ray, data or a device: raw DeepSpeed keys and storage that cannot be written."""
+    """Refuse raw DeepSpeed keys that rcdist owns and storage that cannot be written; needs no Ray, data or device."""
     build_deepspeed_config(config, num_workers=1, num_trained=1)
     storage = config.storage
     if "://" in config.storage_path:
@@ -43,7 +45,10 @@ def check_config(config: JobConfig) -> None:
             pass
     except OSError as error:
         raise ConfigError(
-            "storage_path", config.storage_path, f"cannot be written ({error.strerror})", "Choose a folder you may write"
+            "storage_path",
+            config.storage_path,
+            f"cannot be written ({error.strerror})",
+            "Choose a folder you may write",
         ) from error
 
 
@@ -136,3 +141,44 @@ def _differences(path: str, before: Any, now: Any) -> Iterator[tuple[str, Any, A
             yield from _differences(f"{path}.{key}", before.get(key), now[key])
     elif before != now:
         yield path, before, now
+
+
+def describe_run(
+    config: JobConfig, workers: Workers, counts: ParameterCounts, data: PreparedData, price: PriceRow
+) -> str:
+    """Say what is about to run: sizes, FLOPs, memory of the model states, the least time and money.
+
+    The least time is that at the stated peak of the devices; what a run reaches of it is perf/mfu.
+    """
+    flops = estimate_flops(
+        config.model, config.reservoir, activation_checkpointing=config.train.activation_checkpointing
+    )
+    total = config.train.steps * flops.hardware * config.train.global_batch_tokens
+    least_s = total / (price.peak_flops * workers.num_workers)
+    kind = "GPU" if workers.use_gpu else "CPU"
+    states_mib = _state_bytes(config, counts, workers) / 2**20
+    return (
+        f"{config.name}: plan {config.reservoir.plan}, {workers.num_workers} {kind} workers, "
+        f"ZeRO stage {config.train.zero_stage}, {config.train.precision}\n"
+        f"parameters: {counts.stored:,} stored, {counts.trained:,} trained, {counts.frozen_unique:,} frozen "
+        f"({counts.frozen:,} as applied)\n"
+        f"FLOPs per token: {format_count(flops.train)} training, {format_count(flops.prefill)} inference\n"
+        f"memory per worker: {states_mib:,.0f} MiB of weights, gradients and optimizer\n"
+        f"data: {data.train.num_tokens:,} training tokens, {data.validation.num_tokens:,} held out, "
+        f"{config.train.steps} steps of {config.train.global_batch_tokens:,} tokens\n"
+        f"cost: {price.usd_per_device_hour:g} USD per device hour ({price.name}, {price.market}); at least "
+        f"{least_s:,.0f} s and {least_s * workers.num_workers * price.usd_per_device_s:.2g} USD at peak speed"
+    )
+
+
+def _state_bytes(config: JobConfig, counts: ParameterCounts, workers: Workers) -> float:
+    """Estimate one worker's model states in bytes: 16 per trained weight less what ZeRO partitions, 1 per frozen."""
+    stage, share = config.train.zero_stage, 1 / workers.num_workers
+    weight = gradient = 2.0 if config.train.precision == "bf16" else 4.0
+    moments = 8.0 + (4.0 if config.train.precision == "bf16" or stage else 0.0)
+    per_weight = (
+        weight * (share if stage >= 3 else 1.0)
+        + gradient * (share if stage >= 2 else 1.0)
+        + moments * (share if stage >= 1 else 1.0)
+    )
+    return per_weight * counts.trained + counts.frozen_unique

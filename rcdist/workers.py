@@ -12,7 +12,6 @@ WORKERS_ON_CPU = 2
 """Workers of a run without GPUs: enough to exercise everything that is distributed."""
 
 
-
 @dataclass(frozen=True)
 class Workers:
     """Say how many workers of which kind a run has."""
@@ -26,8 +25,8 @@ class Workers:
 def ray_session(config: JobConfig) -> Iterator[None]:
     """Connect to the cluster of the job, or start a local Ray that ends with this process.
 
-    A Ray that is already initialised in this process is used and left running. A cluster that merely runs on this machine is
-    not joined: only `cluster.address` or RAY_ADDRESS, which `ray job submit` sets, name one.
+    A Ray that is already initialised in this process is used and left running. A cluster that merely runs on this
+    machine is not joined: only `cluster.address` or RAY_ADDRESS, which `ray job submit` sets, name one.
     """
     import ray
 
@@ -94,8 +93,8 @@ def worker_environment(workers: Workers) -> dict[str, str]:
         "DEEPSPEED_LOG_LEVEL": "warning",
         # DeepSpeed calls collectives under names that torch 2.13 has renamed: one warning per call site and worker.
         "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",
-        # Logits and activations are freed and taken again in every step: without these the allocator gives the pages back
-        # each time and the step spends 8 % of its time on page faults (measured on the tiny preset).
+        # Logits and activations are freed and taken again in every step: without these the allocator gives the pages
+        # back each time and the step spends 8 % of its time on page faults (measured on the tiny preset).
         "MALLOC_MMAP_THRESHOLD_": "1000000000",
         "MALLOC_TRIM_THRESHOLD_": "4000000000",
         "MALLOC_TOP_PAD_": "100000000",

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from rcdist.cli import _run, read_config
+from rcdist.cli import read_config, run_main
 from rcdist.config import JobConfig
 from rcdist.errors import ClusterError
 from tests.conftest import ROOT
@@ -91,5 +91,5 @@ def test_what_happened_decides_the_exit_code(
             raise error
         return 0
 
-    assert _run(main, []) == code
+    assert run_main(main, []) == code
     assert text in capsys.readouterr().err

@@ -64,6 +64,7 @@ def test_shared_and_trained_is_not_frozen() -> None:
         ("T c@", "in token 2 'c@'"),
         ("T c!a", "unexpected character '!' in token 2"),
         ("c*0", "repeat 0 is outside 1..1024"),
+        ("c*1024 c", "the pattern has 1025 blocks. Use at most 1024"),
         ("c@a c=@a", "matrix c@a is frozen in one token and trained in another"),
     ],
 )

@@ -48,14 +48,15 @@ class StepBatch:
 class Loader:
     """Serve the global batches one after the other, each prepared while the one before is trained on.
 
-    The batch at `cursor` is windows cursor .. cursor + windows_per_step - 1 of an endless seeded stream; rank r takes every
-    world_size-th of them, and windows of weight zero fill the ranks up to equal shapes.
+    The batch at `cursor` is windows cursor .. cursor + windows_per_step - 1 of an endless seeded stream; rank r takes
+    every world_size-th of them, and windows of weight zero fill the ranks up to equal shapes.
 
     Args:
         corpus: training tokens, at least one whole window.
         seq_len: tokens per window T.
         windows_per_step: windows of one global batch.
-        micro_batch_size: windows per micro-batch; each rank gets ceil(windows_per_step / world_size) windows in as many.
+        micro_batch_size: windows per micro-batch; each rank gets ceil(windows_per_step / world_size) windows in as
+            many.
         seed: of the order.
         rank: this worker.
         world_size: number of workers.

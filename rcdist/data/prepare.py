@@ -151,8 +151,8 @@ def _tokenise(source: Source, tokenizer: Tokenizer, writer: ShardWriter, *, can_
 def split_document(text: str) -> list[str]:
     """Cut a long document between paragraphs, so that its pieces can be encoded in parallel.
 
-    The cut lies between the two newlines of a paragraph break that a non-space follows: there a byte-level BPE splits the
-    text anyway, so the ids are those of the whole.
+    The cut lies between the two newlines of a paragraph break that a non-space follows: there a byte-level BPE splits
+    the text anyway, so the ids are those of the whole.
     """
     pieces, start = [], 0
     while len(text) - start > _PIECE_CHARS:

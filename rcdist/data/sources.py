@@ -69,10 +69,14 @@ def _find_files(entry: str, field: str, is_train: bool) -> list[Path]:
         return files
     files = [path] if path.is_file() else sorted(Path(name) for name in glob.glob(str(path), recursive=True))
     if not files:
-        raise DataError(field, entry, "no such file, folder or match", "Check the path, or use austen or hub:owner/name")
+        raise DataError(
+            field, entry, "no such file, folder or match", "Check the path, or use austen or hub:owner/name"
+        )
     for file in files:
         if file.suffix not in SUFFIXES:
-            raise DataError(field, str(file), f"extension {file.suffix!r} is none of {' '.join(SUFFIXES)}", "Convert it")
+            raise DataError(
+                field, str(file), f"extension {file.suffix!r} is none of {' '.join(SUFFIXES)}", "Convert it"
+            )
     return files
 
 

@@ -10,7 +10,9 @@ from rcdist.errors import ClusterError
 from rcdist.model.reservoir import PackedBank, ReservoirBank, build_bank
 
 
-def receive_bank(config: JobConfig, packed_ref: "ray.ObjectRef[PackedBank] | None", expected_digest: str) -> ReservoirBank:
+def receive_bank(
+    config: JobConfig, packed_ref: "ray.ObjectRef[PackedBank] | None", expected_digest: str
+) -> ReservoirBank:
     """Build this worker's reservoir bank and prove that every rank holds the driver's bytes.
 
     Args:

@@ -101,7 +101,9 @@ def read_manifest(folder: Path) -> Manifest:
         data = json.loads(path.read_text())
         manifest = Manifest(**data)
     except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError("checkpoint", folder, f"{MANIFEST} cannot be read ({error})", "Use another checkpoint") from error
+        raise CheckpointError(
+            "checkpoint", folder, f"{MANIFEST} cannot be read ({error})", "Use another checkpoint"
+        ) from error
     if manifest.format_version != FORMAT_VERSION:
         raise CheckpointError(
             "checkpoint",

@@ -25,12 +25,17 @@ def split_batch(config: JobConfig, num_workers: int) -> tuple[int, int]:
     """Split the global batch over workers and micro-batches.
 
     Returns:
-        (windows per micro-batch of one worker, micro-batches per step). Their product times `num_workers` may exceed the
-        windows of the batch: the loader pads with windows of weight zero.
+        (windows per micro-batch of one worker, micro-batches per step). Their product times `num_workers` may exceed
+        the windows of the batch: the loader pads with windows of weight zero.
     """
     per_worker = -(-config.windows_per_step // num_workers)
     num_micro_batches = -(-per_worker // config.train.micro_batch_size)
     return -(-per_worker // num_micro_batches), num_micro_batches
+
+
+def is_unwrapped(config: JobConfig) -> bool:
+    """Say whether DeepSpeed runs the bare optimizer, without a wrapper that checks and clips gradients."""
+    return config.train.zero_stage == 0 and config.train.precision == "fp32"
 
 
 def build_deepspeed_config(config: JobConfig, num_workers: int, num_trained: int) -> dict[str, Any]:
@@ -49,7 +54,8 @@ def build_deepspeed_config(config: JobConfig, num_workers: int, num_trained: int
     base: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_accumulation_steps": num_micro_batches,
-        "gradient_clipping": config.optimizer.clip_norm or 0.0,
+        # Plain float32 without ZeRO has no check for gradients that are not finite: engine.py checks and clips there.
+        "gradient_clipping": 0.0 if is_unwrapped(config) else config.optimizer.clip_norm or 0.0,
         "bf16": {"enabled": config.train.precision == "bf16"},
         "zero_optimization": {
             "stage": config.train.zero_stage,

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from rcdist.config import JobConfig
 from rcdist.data.loader import MicroBatch
-from rcdist.train.deepspeed_config import build_deepspeed_config
+from rcdist.train.deepspeed_config import build_deepspeed_config, is_unwrapped
 from rcdist.train.optim import DECAY_GROUP, build_parameter_groups
 
 ZERO_FOLDER = "zero"
@@ -61,6 +61,8 @@ class Engine:
         self._world_size = world_size
         self.device = device
         self._zero_stage = config.train.zero_stage
+        self._is_unwrapped = is_unwrapped(config)
+        self._clip_norm = settings.clip_norm
         ds_config = build_deepspeed_config(config, world_size, num_trained)
         self.num_micro_batches: int = ds_config["gradient_accumulation_steps"]
         with warnings.catch_warnings():
@@ -99,8 +101,8 @@ class Engine:
             loss = self._forward(batch)
             loss_sum += loss.detach()
             self._engine.backward(loss * scale)
-            if i + 1 == len(micro_batches) and self._zero_stage == 0:
-                grad_norm = self._stage_zero_norm()
+            if i + 1 == len(micro_batches) and self._is_unwrapped:
+                grad_norm = self._clip_or_drop()
             self._engine.step()
         dist.all_reduce(loss_sum)
         if grad_norm is None:
@@ -112,14 +114,16 @@ class Engine:
         moved = (batch.tokens_BT, batch.starts_BT, batch.targets_BT, batch.weights_BT)
         return self._engine(*(tensor.to(self.device, non_blocking=True) for tensor in moved))
 
-    def _stage_zero_norm(self) -> float:
-        """Return the gradient norm; drop a gradient that is not finite, which stages 1-3 do by themselves."""
-        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
-        if not math.isfinite(norm):
-            for parameter in self._engine.module.parameters():
+    def _clip_or_drop(self) -> float:
+        """Clip the reduced gradient and return its norm; drop it when it is not finite, so that AdamW does nothing."""
+        parameters = [p for p in self._engine.module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        if not torch.isfinite(norm):
+            for parameter in parameters:
                 parameter.grad = None
-        return norm
+        elif self._clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_norm, norm)
+        return float(norm)
 
     @torch.no_grad()
     def evaluate_sum(self, batch: MicroBatch) -> torch.Tensor:
@@ -170,8 +174,8 @@ class Engine:
 def _import_deepspeed(device: torch.device) -> Any:
     """Import DeepSpeed (4 s) for this kind of device, quietly and without compiling anything.
 
-    On CPU DeepSpeed would compile a shared-memory all-reduce at start (40 s, needs a C++ compiler and ninja, and hangs on the
-    lock of a build that was killed); gloo does the same work, so the extension is switched off.
+    On CPU DeepSpeed would compile a shared-memory all-reduce at start (40 s, needs a C++ compiler and ninja, and hangs
+    on the lock of a build that was killed); gloo does the same work, so the extension is switched off.
     """
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

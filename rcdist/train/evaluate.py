@@ -15,8 +15,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Return eval/loss_nats, eval/perplexity and eval/bits_per_byte; a collective call, equal on every rank.
 
-    Windows do not overlap and each starts from the zero state, as in training. Bits per byte divides all nats, those for
-    document boundaries included, by the bytes of the text; a part of the corpus is converted by its bytes per token.
+    Windows do not overlap and each starts from the zero state, as in training. Bits per byte divides all nats, those
+    for document boundaries included, by the bytes of the text; a part of the corpus goes by its bytes per token.
 
     Args:
         engine: the model under training.

@@ -37,7 +37,6 @@ from rcdist.train.evaluate import evaluate
 from rcdist.train.meter import Meter
 from rcdist.train.optim import learning_rate_at, weight_decay_at
 
-
 _RECORDS_IN_FLIGHT = 8
 """More records than can be on their way from a worker to the controller's log at one time."""
 
@@ -183,7 +182,7 @@ def _save_and_report(
     ledger: Ledger,
     state: LoopState,
 ) -> None:
-    """Save this rank's files into a folder of its own, exchange digests, and hand them to Ray, which merges the folders."""
+    """Save this rank's files into its own folder, exchange digests, and hand it to Ray, which merges the folders."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         engine.save(folder)
@@ -200,7 +199,11 @@ def _save_and_report(
                 ledger=ledger.state_dict(),
                 eval_loss_nats=state.records[-1].get("eval/loss_nats"),
                 mlflow_run_id=payload["mlflow_run_id"],
-                reservoir={"digest": bank.digest(), "matrices": bank.digests(), "specs": [spec.to_dict() for spec in bank.specs]},
+                reservoir={
+                    "digest": bank.digest(),
+                    "matrices": bank.digests(),
+                    "specs": [spec.to_dict() for spec in bank.specs],
+                },
                 tokenizer_digest=payload["tokenizer_digest"],
                 data_digest=payload["train_corpus"].digest,
             )

@@ -18,7 +18,8 @@ def build_parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     Returns:
         Two torch.optim parameter groups named "decay" and "no_decay"; frozen matrices are buffers and in neither.
     """
-    decay, no_decay = [], []
+    decay: list[nn.Parameter] = []
+    no_decay: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_matrix = parameter.ndim >= 2 and "lower_bound" not in name
         (decay if is_matrix else no_decay).append(parameter)
@@ -31,8 +32,10 @@ def build_parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 def learning_rate_at(step: int, num_steps: int, optimizer: OptimizerConfig, schedule: ScheduleConfig) -> float:
     """Return the learning rate of `step` (0-based) out of `num_steps`.
 
-    Warm-up is linear and reaches the peak on its last step. cosine falls to `final_ratio` of the peak; wsd stays at the peak
-    and falls linearly over the last `decay_fraction`; two_stage is cosine, halved from `stage_two_start` on (BitNet's recipe).
+    Warm-up is linear and reaches the peak on its last step. cosine falls to `final_ratio` of the peak; wsd stays at the
+    peak
+    and falls linearly over the last `decay_fraction`; two_stage is cosine, halved from `stage_two_start` on (BitNet's
+    recipe).
     """
     peak = optimizer.learning_rate
     warmup_steps = math.ceil(schedule.warmup_fraction * num_steps)

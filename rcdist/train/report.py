@@ -12,8 +12,8 @@ from rcdist.train.checkpoint import prune_checkpoints
 class RecordKeeper(UserCallback):
     """Append rank 0's record to metrics.jsonl and keep the newest checkpoints and the best.
 
-    It runs in the controller, which Ray places on the driver's node, and outlives the workers. The driver reads the file and
-    passes it on to MLflow: nothing here waits for a server.
+    It runs in the controller, which Ray places on the driver's node, and outlives the workers. The driver reads the
+    file and passes it on to MLflow: nothing here waits for a server.
 
     Args:
         run_dir: folder of the run.

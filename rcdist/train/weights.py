@@ -13,7 +13,8 @@ _MODEL_STATES = "mp_rank_00_model_states.pt"
 def read_trained_weights(folder: Path, manifest: Manifest) -> dict[str, torch.Tensor]:
     """Return parameter name -> tensor on the CPU, as the forward pass used it: under bf16 the rounded copy.
 
-    Stages 0-2 keep whole weights in rank 0's file, read without unpickling objects; stage 3 is put together from all shards.
+    Stages 0-2 keep whole weights in rank 0's file, read without unpickling objects; stage 3 is put together from all
+    shards.
     """
     if manifest.zero_stage == 3:
         return consolidate_stage_three(folder)

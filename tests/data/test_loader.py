@@ -14,11 +14,9 @@ SEQ_LEN = 8
 
 
 def make_corpus(folder: Path, num_documents: int = 7, shard_tokens: int = 50, vocab_size: int = 1000) -> TokenCorpus:
-    """Write documents of 30 ids after their boundary, id 0; token i of the corpus has the id i where it is no boundary."""
+    """Write documents of 30 ids after their boundary 0; token i of the corpus has id i where it is no boundary."""
     folder.mkdir()
-    writer = ShardWriter(
-        folder, digest="d", tokenizer_digest="t", vocab_size=vocab_size, shard_tokens=shard_tokens
-    )
+    writer = ShardWriter(folder, digest="d", tokenizer_digest="t", vocab_size=vocab_size, shard_tokens=shard_tokens)
     place = 0
     for _ in range(num_documents):
         writer.start_document(0)

@@ -1,5 +1,6 @@
 """Tokenising with real Ray Data: exact text back, cached by content, complete or not there."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +99,11 @@ def test_yardsticks_equal_the_definition_written_out(config: JobConfig) -> None:
     befores: dict[Any, int] = {}
     for token in a:
         unigrams[token] = unigrams.get(token, 0) + 1
-    for pair in zip(a, a[1:], strict=False):
+    for pair in itertools.pairwise(a):
         bigrams[pair] = bigrams.get(pair, 0) + 1
         befores[pair[0]] = befores.get(pair[0], 0) + 1
     bits_unigram = sum(-np.log2((unigrams.get(t, 0) + 1) / (len(a) + 300)) for t in b[1:])
-    bits_bigram = sum(
-        -np.log2((bigrams.get(p, 0) + 1) / (befores.get(p[0], 0) + 300)) for p in zip(b, b[1:], strict=False)
-    )
+    bits_bigram = sum(-np.log2((bigrams.get(p, 0) + 1) / (befores.get(p[0], 0) + 300)) for p in itertools.pairwise(b))
     size = len(text.encode())
     assert measured["yardstick/unigram_bits_per_byte"] == pytest.approx(bits_unigram / size)
     assert measured["yardstick/bigram_bits_per_byte"] == pytest.approx(bits_bigram / size)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rcdist.cli import _run, read_config
+from rcdist.cli import read_config, run_main
 from rcdist.config import JobConfig
 from tests.conftest import ROOT, RayHead
 
@@ -50,4 +50,4 @@ def run_in_process(script: str, arguments: list[str]) -> int:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return _run(module.main, arguments)
+    return run_main(module.main, arguments)

@@ -72,9 +72,7 @@ def test_a_corpus_that_cannot_be_used_is_one_line(
     assert line.startswith("data.train=") and expected in line
 
 
-def test_a_tracking_server_that_does_not_answer_is_one_line(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_tracking_server_that_does_not_answer_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     uri = f"http://user:hunter2@127.0.0.1:{free_ports(1)[0]}"
     line = refuse(capsys, tmp_path, f"--tracking.uri={uri}", "--tracking.timeout_s=3")
     assert line.startswith("tracking.uri=") and "hunter2" not in line

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from rcdist.config import JobConfig
 from rcdist.model.cost import count_parameters
@@ -40,9 +42,7 @@ def continued(storage: Path, ray_head: RayHead, submitted: object) -> tuple[JobC
     return config, output
 
 
-def read_run(config: JobConfig):
-    from mlflow import MlflowClient
-
+def read_run(config: JobConfig) -> Run:
     run_id = json.loads((config.run_dir / "run.json").read_text())["mlflow_run_id"]
     return MlflowClient(config.tracking_uri).get_run(run_id)
 
@@ -67,8 +67,6 @@ def test_the_submitted_job_streams_its_progress_and_its_summary(submitted: tuple
 
 
 def test_mlflow_holds_the_run(submitted: tuple[JobConfig, str]) -> None:
-    from mlflow import MlflowClient
-
     config, _ = submitted
     run = read_run(config)
     assert run.info.status == "FINISHED"
@@ -125,8 +123,6 @@ def test_stop_and_continue_is_the_unbroken_run_bit_for_bit(
 
 
 def test_the_continued_run_is_one_mlflow_run_without_a_step_twice(continued: tuple[JobConfig, str]) -> None:
-    from mlflow import MlflowClient
-
     config, _ = continued
     run = read_run(config)
     assert run.info.status == "FINISHED"

@@ -1,5 +1,6 @@
 """DeepSpeed ZeRO 0-3 on two real gloo processes against one process without DeepSpeed."""
 
+import math
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ def outcomes() -> dict[str, ZeroOutcome]:
         jobs[f"nearest-{stage}"] = job(stage)
         jobs[f"identity-{stage}"] = job(stage, rounding="identity")
         jobs[f"bf16-{stage}"] = job(stage, precision="bf16")
+        jobs[f"nan-fp32-{stage}"] = job(stage)
+        jobs[f"nan-bf16-{stage}"] = job(stage, precision="bf16")
     for stage in RECOMPUTED:
         jobs[f"recompute-{stage}"] = job(stage, activation_checkpointing=True)
     context = mp.get_context("spawn")
@@ -99,3 +102,15 @@ def test_frozen_matrices_are_untouched_by_the_engine(outcomes: dict[str, ZeroOut
         assert outcome.shared_is_one_object
         assert outcome.bank_dtypes == ["torch.int8"]
         assert outcome.bank_with_gradient == 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_that_is_not_finite_on_one_rank_is_skipped_by_all(
+    outcomes: dict[str, Any], stage: int, precision: str
+) -> None:
+    applied, losses, probes = outcomes[f"nan-{precision}-{stage}"]
+    assert applied == [True, False, True, True]
+    assert not math.isfinite(losses[1])
+    assert probes[1] == probes[0]  # weights as before the skipped step
+    assert probes[2] != probes[1] and all(math.isfinite(probe) for probe in probes)

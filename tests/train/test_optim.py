@@ -1,5 +1,6 @@
 """Schedules against hand-worked values, and which parameters decay."""
 
+import itertools
 import math
 
 import pytest
@@ -28,7 +29,7 @@ def test_cosine_ends_at_the_final_ratio_and_is_half_way_in_the_middle() -> None:
     assert values[0] == pytest.approx(0.01)
     assert values[50] == pytest.approx(0.01 * (0.2 + 0.8 * 0.5))
     assert values[100] == pytest.approx(0.002)
-    assert all(a >= b for a, b in zip(values, values[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(values))
 
 
 def test_wsd_is_flat_then_falls_linearly() -> None:

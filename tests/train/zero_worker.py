@@ -56,7 +56,11 @@ def build_model(config: JobConfig) -> LanguageModel:
     """Build the model of a run as a worker does."""
     bank = build_bank(config.model, config.reservoir)
     return LanguageModel(
-        config.model, config.reservoir, bank, config.seed, activation_checkpointing=config.train.activation_checkpointing
+        config.model,
+        config.reservoir,
+        bank,
+        config.seed,
+        activation_checkpointing=config.train.activation_checkpointing,
     )
 
 
@@ -140,13 +144,35 @@ def train_under_zero(config: JobConfig) -> ZeroOutcome:
     )
 
 
+def train_through_nan(config: JobConfig) -> tuple[list[bool], list[float], list[float]]:
+    """Train four steps, the second with an infinite weight on one rank only; return what was applied and two sums."""
+    from rcdist.train.engine import Engine
+
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    engine = Engine(build_model(config), config, world_size=world_size, device=torch.device("cpu"))
+    share = WINDOWS // world_size
+    applied, losses, probes = [], [], []
+    for step in range(4):
+        batches = [micro_batch(row[None]) for row in windows(step)[rank * share : (rank + 1) * share]]
+        if step == 1 and rank == 0:
+            batches[0].weights_BT[0, 3] = float("inf")
+        result = engine.train_step(batches, WINDOWS * SEQ_LEN, learning_rate=1e-3, weight_decay=0.1)
+        applied.append(result.applied)
+        losses.append(result.loss_nats)
+        probes.append(float(engine.evaluate_sum(micro_batch(windows(0)[:1]))))
+    return applied, losses, probes
+
+
 def run_rank(rank: int, world_size: int, port: int, jobs: dict[str, JobConfig], results: Any) -> None:
     """Run every job in one process of a gloo group; rank 0 puts the outcomes into `results`."""
     os.environ |= {"DS_ACCELERATOR": "cpu", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
-    outcomes = {name: train_under_zero(config) for name, config in jobs.items()}
+    outcomes: dict[str, Any] = {
+        name: (train_through_nan if name.startswith("nan") else train_under_zero)(config)
+        for name, config in jobs.items()
+    }
     if rank == 0:
         results.update(outcomes)
     dist.barrier()
