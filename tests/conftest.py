@@ -22,6 +22,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["PYTHONWARNINGS"] = "ignore::FutureWarning:torch.distributed.c10d_logger"
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 os.environ.pop("RAY_ADDRESS", None)
+# Ray reads its token once per process, at the first use of anything: it must be there before.
+_SECRETS = tempfile.TemporaryDirectory(prefix="rcdist-test-")
+_TOKEN = Path(_SECRETS.name) / "token"
+_TOKEN.write_text(secrets.token_hex(32))
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN_PATH"] = str(_TOKEN)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -58,10 +64,6 @@ def _seeded() -> None:
 def ray_head() -> Iterator[RayHead]:
     """Start a cluster of one node with 4 CPU slots, dashboard and token authentication, on ports of its own."""
     with tempfile.TemporaryDirectory(prefix="rt") as folder:
-        token = Path(folder) / "token"
-        token.write_text(secrets.token_hex(32))
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
         port, dashboard, metrics = free_ports(3)
         command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=4"]
         command += [f"--port={port}", f"--dashboard-port={dashboard}", f"--metrics-export-port={metrics}"]
