@@ -16,6 +16,7 @@ from rcdist.data.sources import read_documents, resolve_source
 from rcdist.data.tokenizer import load_tokenizer
 from rcdist.data.yardsticks import measure_yardsticks
 from rcdist.errors import EXIT_DONE
+from rcdist.estimate import describe_cost, format_cost
 from rcdist.model.cost import ParameterCounts, count_parameters
 from rcdist.model.reservoir import build_bank
 from rcdist.preflight import Resume, check_config, check_data, describe_run, find_resume
@@ -80,6 +81,8 @@ def _run(
 
     config.run_dir.mkdir(parents=True, exist_ok=True)
     (config.run_dir / "config.yaml").write_text(redact(dump_config(config)))
+    cost_file = config.run_dir / "cost.txt"
+    cost_file.write_text(format_cost(config) + "\n")
     bank = build_bank(config.model, config.reservoir)
     packed = bank.pack()
     log = MetricsLog(config.run_dir)
@@ -93,7 +96,7 @@ def _run(
         _read_run_id(config.run_dir),
         config=config.model_dump(mode="json"),
         facts={
-            "parameters": vars(counts),
+            "cost": {key: value for key, value in describe_cost(config).items() if key != "matrices"},
             "data": {"train_digest": data.train.digest, "validation_digest": data.validation.digest},
             "tokenizer_digest": data.tokenizer_digest,
             "reservoir_digest": packed.digest,
@@ -102,6 +105,7 @@ def _run(
         tags={"plan": config.reservoir.plan},
         timeout_s=config.tracking.timeout_s,
     )
+    tracker.log_artifact(cost_file)
     (config.run_dir / _RUN_FILE).write_text(json.dumps({"mlflow_run_id": tracker.run_id}))
     payload = {
         "config": config.model_dump(mode="json"),

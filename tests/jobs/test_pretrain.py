@@ -73,13 +73,13 @@ def test_mlflow_holds_the_run(submitted: tuple[JobConfig, str]) -> None:
     assert run.data.params["model.width"] == "64"
     assert run.data.params["reservoir.plan"] == "T cG@a"
     counts = count_parameters(config.model, config.reservoir)
-    assert run.data.params["parameters.stored"] == str(counts.stored)
+    assert run.data.params["cost.parameters.stored"] == str(counts.stored)
     assert {"version.ray", "version.torch", "version.deepspeed"} <= run.data.tags.keys()
     client = MlflowClient(config.tracking_uri)
     history = client.get_metric_history(run.info.run_id, "train/loss_nats")
     assert [point.step for point in history] == list(range(1, 11))
     assert [point.value for point in history] == [r.metrics["train/loss_nats"] for r in records(config)]
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"config.yaml", "summary.txt"}
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"config.yaml", "summary.txt", "cost.txt"}
 
 
 def test_the_ledger_adds_up(submitted: tuple[JobConfig, str]) -> None:
