@@ -36,6 +36,7 @@ from rcdist.train.engine import Engine
 from rcdist.train.evaluate import evaluate
 from rcdist.train.meter import Meter
 from rcdist.train.optim import learning_rate_at, weight_decay_at
+from rcdist.train.wire import WireMeter
 
 _RECORDS_IN_FLIGHT = 8
 """More records than can be on their way from a worker to the controller's log at one time."""
@@ -62,10 +63,18 @@ def train_loop_per_worker(payload: dict[str, Any]) -> None:
     """Run one worker of a training run; see launch.py for what `payload` holds."""
     config = JobConfig(**payload["config"])
     device = ray.train.torch.get_device()
-    rank, world_size = dist.get_rank(), dist.get_world_size()
     _prepare_process(config, device)
 
     bank = receive_bank(config, payload["bank_ref"], payload["bank_digest"])
+    wire = WireMeter(bank.buffers())
+    with wire.installed():
+        _train(config, payload, bank, wire, device)
+
+
+def _train(
+    config: JobConfig, payload: dict[str, Any], bank: ReservoirBank, wire: WireMeter, device: torch.device
+) -> None:
+    rank, world_size = dist.get_rank(), dist.get_world_size()
     model = LanguageModel(
         config.model,
         config.reservoir,
@@ -90,7 +99,7 @@ def train_loop_per_worker(payload: dict[str, Any]) -> None:
         world_size=world_size,
         cursor=state.cursor,
     )
-    meter = Meter(config, payload["price"], ledger, world_size, device)
+    meter = Meter(config, payload["price"], ledger, wire, world_size, device)
     if rank == 0 and restored:
         print(f"resumed from {restored.name} at step {state.step}, window {state.cursor}", flush=True)
 

@@ -12,6 +12,7 @@ from rcdist.tracking.ledger import Ledger
 from rcdist.tracking.prices import PriceRow
 from rcdist.train.engine import StepResult
 from rcdist.train.optim import learning_rate_at
+from rcdist.train.wire import WireMeter
 
 
 class Meter:
@@ -21,16 +22,24 @@ class Meter:
         config: the run.
         price: what a device second costs.
         ledger: charged with all wall time since the worker's loop began, evaluation and saving included.
+        wire: counts what this worker hands to collectives.
         world_size: devices paid for.
         device: where the model trains.
     """
 
     def __init__(
-        self, config: JobConfig, price: PriceRow, ledger: Ledger, world_size: int, device: torch.device
+        self,
+        config: JobConfig,
+        price: PriceRow,
+        ledger: Ledger,
+        wire: WireMeter,
+        world_size: int,
+        device: torch.device,
     ) -> None:
         self._config = config
         self._price = price
         self._ledger = ledger
+        self._wire = wire
         self._world_size = world_size
         self._device = device
         self._flops = estimate_flops(
@@ -41,17 +50,22 @@ class Meter:
 
     def begin_step(self) -> None:
         """Start the clock of a step; evaluation, saving and reporting lie between two steps and do not slow it."""
+        self._wire.take()
         self._step_began = time.perf_counter()
 
     def _reset(self) -> None:
         self._step_s = self._data_wait_s = self._loss = 0.0
         self._num_steps = self._tokens = 0
+        self._trained_bytes = self._frozen_bytes = 0
         self._result: StepResult | None = None
 
     def count_step(self, result: StepResult, loader: Loader) -> None:
         """Add one finished step."""
         step_s = time.perf_counter() - self._step_began
         self._step_s += step_s
+        sent = self._wire.take()
+        self._trained_bytes += sent.trained
+        self._frozen_bytes += sent.frozen
         self._data_wait_s += loader.wait_s
         self._loss += result.loss_nats
         self._num_steps += 1
@@ -94,6 +108,8 @@ class Meter:
             "perf/step_s": self._step_s / self._num_steps,
             "perf/data_wait_s": self._data_wait_s / self._num_steps,
             "perf/mfu": tokens_per_s * self._flops.train / (self._price.peak_flops * self._world_size),
+            "wire/bytes_per_step": (self._trained_bytes + self._frozen_bytes) / self._num_steps,
+            "wire/frozen_bytes_per_step": self._frozen_bytes / self._num_steps,
             "memory/peak_bytes": float(_peak_bytes(self._device)),
             **self._ledger.record(),
         }

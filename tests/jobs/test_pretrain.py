@@ -91,6 +91,8 @@ def test_the_ledger_adds_up(submitted: tuple[JobConfig, str]) -> None:
     assert last["cost/usd"] == pytest.approx(last["cost/device_s"] * 0.01 / 3600)
     assert 0 < last["cost/goodput"] < 1
     assert last["reservoir/digest_ok"] == 1.0
+    assert last["wire/frozen_bytes_per_step"] == 0
+    assert last["wire/bytes_per_step"] >= 4 * counts.trained
     # Two frozen matrices at two bits a weight: 64 x 64 and 128 x 64.
     assert last["wire/start_bytes"] == (64 * 64 + 128 * 64) / 4
 

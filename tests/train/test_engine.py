@@ -114,3 +114,12 @@ def test_a_step_that_is_not_finite_on_one_rank_is_skipped_by_all(
     assert not math.isfinite(losses[1])
     assert probes[1] == probes[0]  # weights as before the skipped step
     assert probes[2] != probes[1] and all(math.isfinite(probe) for probe in probes)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("kind", ["nearest", "bf16"])
+def test_no_frozen_byte_is_sent_in_a_step(outcomes: dict[str, ZeroOutcome], stage: int, kind: str) -> None:
+    outcome = outcomes[f"{kind}-{stage}"]
+    assert {sent.frozen for sent in outcome.wire_bytes} == {0}
+    # Every gradient is handed over at least once, in two or four bytes.
+    assert all(sent.trained >= (2 if kind == "bf16" else 4) * outcome.num_trained for sent in outcome.wire_bytes)

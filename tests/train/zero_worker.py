@@ -14,6 +14,7 @@ from rcdist.data.loader import MicroBatch
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import build_bank
 from rcdist.train.optim import build_parameter_groups, learning_rate_at
+from rcdist.train.wire import WireBytes, WireMeter
 
 NUM_STEPS = 20
 WINDOWS, SEQ_LEN, VOCAB = 4, 16, 64
@@ -105,18 +106,26 @@ class ZeroOutcome:
     shared_is_one_object: bool
     bank_dtypes: list[str]
     bank_with_gradient: int
+    wire_bytes: list[WireBytes]
 
 
 def train_under_zero(config: JobConfig) -> ZeroOutcome:
-    """Train with this process group's ranks, two windows each."""
+    """Train with this process group's ranks, two windows each, counting what they send."""
+    model = build_model(config)
+    wire = WireMeter(model.bank.buffers())
+    with wire.installed():
+        return _train_and_count(config, model, wire)
+
+
+def _train_and_count(config: JobConfig, model: LanguageModel, wire: WireMeter) -> ZeroOutcome:
     from rcdist.train.engine import Engine
 
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    model = build_model(config)
     num_trained = sum(p.numel() for p in model.parameters())
     engine = Engine(model, config, world_size=world_size, device=torch.device("cpu"))
     share = WINDOWS // world_size
-    losses, norms = [], []
+    losses, norms, sent = [], [], []
+    wire.take()
     for step in range(NUM_STEPS):
         rows = windows(step)[rank * share : (rank + 1) * share]
         result = engine.train_step(
@@ -128,6 +137,7 @@ def train_under_zero(config: JobConfig) -> ZeroOutcome:
         assert result.applied
         losses.append(result.loss_nats)
         norms.append(result.grad_norm)
+        sent.append(wire.take())
     elements, padding = engine.count_optimizer_state()
     bank = model.bank
     users = [block.mlgru.c_proj for block in model.blocks[1:2]] + [block.glu.gate_proj for block in model.blocks[1:2]]
@@ -141,6 +151,7 @@ def train_under_zero(config: JobConfig) -> ZeroOutcome:
         all(user.__dict__["bank"].matrix(user.key) is bank.matrix(user.key) for user in users),
         sorted({str(buffer.dtype) for buffer in buffers}),
         sum(buffer.requires_grad or buffer.grad is not None for buffer in buffers),
+        sent,
     )
 
 
