@@ -48,14 +48,15 @@ def launch(config: JobConfig) -> int:
     # Workers run in folders of their own: the path must not depend on where the job was started.
     config = config.model_copy(update={"storage_path": str(config.storage.resolve())})
     resume = find_resume(config)
+    check_server(config.tracking_uri, config.tracking.experiment, config.tracking.timeout_s)
     if resume and resume.manifest.step >= config.train.steps:
+        _complete_record(config, resume.manifest)
         print(
             f"run {config.name!r} has all {resume.manifest.step} steps in {resume.folder}. "
             "To go on, raise train.steps; to start again, choose another name."
         )
         return EXIT_DONE
     counts = count_parameters(config.model, config.reservoir)
-    check_server(config.tracking_uri, config.tracking.experiment, config.tracking.timeout_s)
     with ray_session(config):
         workers = resolve_workers(config)
         if resume:
@@ -93,7 +94,7 @@ def _run(
         config.tracking_uri,
         config.tracking.experiment,
         config.name,
-        _read_run_id(config.run_dir),
+        _read_record_state(config.run_dir).get("mlflow_run_id"),
         config=config.model_dump(mode="json"),
         facts={
             "cost": {key: value for key, value in describe_cost(config).items() if key != "matrices"},
@@ -106,7 +107,7 @@ def _run(
         timeout_s=config.tracking.timeout_s,
     )
     tracker.log_artifact(cost_file)
-    (config.run_dir / _RUN_FILE).write_text(json.dumps({"mlflow_run_id": tracker.run_id}))
+    _write_record_state(config.run_dir, tracker.run_id, is_complete=False)
     payload = {
         "config": config.model_dump(mode="json"),
         "bank_ref": ray.put(packed) if config.reservoir.source == "broadcast" else None,
@@ -147,14 +148,42 @@ def _close(config: JobConfig, tracker: Tracker, status: RunStatus, summary: str)
     path = config.run_dir / "summary.txt"
     path.write_text(summary + "\n")
     tracker.log_artifact(path)
-    tracker.finish(status, timeout_s=3 * config.tracking.timeout_s)
+    is_stored = tracker.finish(status, timeout_s=3 * config.tracking.timeout_s)
+    _write_record_state(config.run_dir, tracker.run_id, is_complete=is_stored)
     print(summary, flush=True)
 
 
-def _read_run_id(run_dir: Path) -> str | None:
+def _read_record_state(run_dir: Path) -> dict[str, Any]:
     path = run_dir / _RUN_FILE
-    run_id: str | None = json.loads(path.read_text())["mlflow_run_id"] if path.exists() else None
-    return run_id
+    state: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return state
+
+
+def _write_record_state(run_dir: Path, run_id: str, *, is_complete: bool) -> None:
+    """Remember the MLflow run, and whether MLflow has everything that metrics.jsonl has and the true status."""
+    (run_dir / _RUN_FILE).write_text(json.dumps({"mlflow_run_id": run_id, "is_complete": is_complete}))
+
+
+def _complete_record(config: JobConfig, manifest: Manifest) -> None:
+    """Give MLflow what it missed of a run that has all its steps: it was away, or the driver was killed at the end."""
+    state = _read_record_state(config.run_dir)
+    if state.get("is_complete"):
+        return
+    log = MetricsLog(config.run_dir)
+    _complete_log(log, manifest)
+    tracker = start_or_continue(
+        config.tracking_uri,
+        config.tracking.experiment,
+        config.name,
+        state.get("mlflow_run_id"),
+        config=config.model_dump(mode="json"),
+        facts={},
+        tags={"plan": config.reservoir.plan},
+        timeout_s=config.tracking.timeout_s,
+    )
+    reconcile(log.read(), tracker)
+    is_stored = tracker.finish("FINISHED", timeout_s=3 * config.tracking.timeout_s)
+    _write_record_state(config.run_dir, tracker.run_id, is_complete=is_stored)
 
 
 def _complete_log(log: MetricsLog, manifest: Manifest) -> None:

@@ -64,9 +64,11 @@ def _seeded() -> None:
 def ray_head() -> Iterator[RayHead]:
     """Start a cluster of one node with 4 CPU slots, dashboard and token authentication, on ports of its own."""
     with tempfile.TemporaryDirectory(prefix="rt") as folder:
-        port, dashboard, metrics = free_ports(3)
+        port, dashboard, metrics, agent = free_ports(4)
         command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=4"]
         command += [f"--port={port}", f"--dashboard-port={dashboard}", f"--metrics-export-port={metrics}"]
+        # The agent that jobs are submitted to has a fixed port by default, taken if another Ray runs on this machine.
+        command += [f"--dashboard-agent-listen-port={agent}"]
         command += ["--node-ip-address=127.0.0.1", f"--temp-dir={folder}/r", "--disable-usage-stats"]
         command += ["--object-store-memory=500000000"]
         log = Path(folder) / "head.log"

@@ -20,6 +20,7 @@ from rcdist.errors import DivergedError
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import ReservoirBank
 from rcdist.tracking.ledger import Ledger
+from rcdist.tracking.provenance import redact
 from rcdist.train.broadcast import receive_bank
 from rcdist.train.checkpoint import (
     CONFIG,
@@ -139,6 +140,7 @@ def _train(
         if record or save_due or _is_due(state.step, config.train.log_every_steps):
             # The digests were proved when the bank was received; a frozen tensor is never sent again.
             record |= {"reservoir/digest_ok": 1.0, "wire/start_bytes": float(payload["start_bytes"])}
+            record |= {"train/epoch": state.cursor / train_corpus.num_windows(config.data.seq_len)}
             record |= meter.read(step=state.step, skipped_steps=state.skipped_steps)
             state.records.append({"step": state.step, "timestamp_ms": int(time.time() * 1000), **record})
             if save_due:
@@ -196,7 +198,7 @@ def _save_and_report(
         folder = Path(temporary)
         engine.save(folder)
         if dist.get_rank() == 0:
-            (folder / CONFIG).write_text(config.model_dump_json(indent=1))
+            (folder / CONFIG).write_text(redact(config.model_dump_json(indent=1)))
             load_tokenizer(Path(payload["tokenizer_dir"])).save(folder / TOKENIZER)
         files: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(files, describe_files(folder))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,11 @@ def submitted(storage: Path, ray_head: RayHead) -> tuple[JobConfig, str]:
     command = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--address", ray_head.dashboard]
     command += ["--working-dir", str(ROOT), "--runtime-env-json", json.dumps({"excludes": [".git", "*.txt~"]})]
     command += ["--", sys.executable, "jobs/pretrain.py", *small_arguments(storage, "--name=unbroken")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
+    for _ in range(30):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
+        # The head says that it is up some seconds before its job agent is.
+        if "No available agent" not in done.stderr:
+            break
+        time.sleep(1)
     assert done.returncode == 0, done.stdout + done.stderr
     return small_config(storage, "--name=unbroken"), done.stdout

@@ -62,7 +62,8 @@ def test_the_submitted_job_streams_its_progress_and_its_summary(submitted: tuple
     assert [int(step) for step in re.findall(r"^step +(\d+)/10", log, re.MULTILINE)] == list(range(1, 11))
     for label in ("parameters stored", "bits per byte", "gzip -9", "bigrams, add one", "device seconds", "USD"):
         assert label in log
-    assert "(FINISHED)" in log and "Traceback" not in log
+    assert "(FINISHED)" in log
+    assert not re.search("^Traceback", log, re.MULTILINE), log
     assert (config.run_dir / "summary.txt").read_text().strip() in log
 
 
@@ -141,6 +142,21 @@ def test_a_finished_run_says_so_and_does_nothing(submitted: tuple[JobConfig, str
     assert code == 0
     assert "has all 10 steps" in output
     assert (submitted[0].run_dir / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_finished_run_that_mlflow_does_not_know_the_end_of_is_completed(
+    continued: tuple[JobConfig, str], storage: Path
+) -> None:
+    config, _ = continued
+    run_file = config.run_dir / "run.json"
+    state = json.loads(run_file.read_text())
+    assert state["is_complete"] is True
+    MlflowClient(config.tracking_uri).update_run(state["mlflow_run_id"], status="RUNNING")
+    run_file.write_text(json.dumps(state | {"is_complete": False}))
+    code, _, errors = run_job_script("pretrain.py", small_arguments(storage, "--name=broken"))
+    assert code == 0, errors
+    assert read_run(config).info.status == "FINISHED"
+    assert json.loads(run_file.read_text()) == state
 
 
 def test_evaluate_repeats_the_runs_own_final_figure(submitted: tuple[JobConfig, str], ray_head: RayHead) -> None:
