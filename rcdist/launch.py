@@ -1,36 +1,36 @@
 """Turn a JobConfig into a finished run: check everything, prepare the data, start Ray Train, follow it, close it."""
 
-import json
 import os
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from rcdist.cli import dump_config
 from rcdist.config import JobConfig
 from rcdist.data.prepare import PreparedData, prepare_corpora
-from rcdist.data.shards import TokenCorpus
-from rcdist.data.sources import read_documents, resolve_source
-from rcdist.data.tokenizer import load_tokenizer
-from rcdist.data.yardsticks import measure_yardsticks
 from rcdist.errors import EXIT_DONE
 from rcdist.estimate import describe_cost, format_cost
 from rcdist.model.cost import ParameterCounts, count_parameters
 from rcdist.model.reservoir import build_bank
 from rcdist.preflight import Resume, check_config, check_data, describe_run, find_resume
+from rcdist.record import (
+    append_yardsticks,
+    complete_log,
+    complete_record,
+    read_record_state,
+    summarise,
+    write_record_state,
+)
 from rcdist.tracking.jsonl import MetricsLog
 from rcdist.tracking.mlflow import check_server, start_or_continue
 from rcdist.tracking.prices import PriceRow, resolve_price
-from rcdist.tracking.progress import Progress, Summary, format_summary
+from rcdist.tracking.progress import Progress
 from rcdist.tracking.provenance import redact
 from rcdist.tracking.tracker import RunStatus, Tracker, reconcile
-from rcdist.train.checkpoint import Manifest, find_checkpoints
 from rcdist.workers import Workers, gpu_name, is_local, ray_session, resolve_workers, worker_environment
 
 _POLL_S = 0.2
-_RUN_FILE = "run.json"
 
 
 def launch(config: JobConfig) -> int:
@@ -50,7 +50,7 @@ def launch(config: JobConfig) -> int:
     resume = find_resume(config)
     check_server(config.tracking_uri, config.tracking.experiment, config.tracking.timeout_s)
     if resume and resume.manifest.step >= config.train.steps:
-        _complete_record(config, resume.manifest)
+        complete_record(config, resume.manifest)
         print(
             f"run {config.name!r} has all {resume.manifest.step} steps in {resume.folder}. "
             "To go on, raise train.steps; to start again, choose another name."
@@ -89,12 +89,12 @@ def _run(
     log = MetricsLog(config.run_dir)
     log.truncate_after(resume.manifest.step if resume else 0)
     if resume:
-        _complete_log(log, resume.manifest)
+        complete_log(log, resume.manifest)
     tracker = start_or_continue(
         config.tracking_uri,
         config.tracking.experiment,
         config.name,
-        _read_record_state(config.run_dir).get("mlflow_run_id"),
+        read_record_state(config.run_dir).get("mlflow_run_id"),
         config=config.model_dump(mode="json"),
         facts={
             "cost": {key: value for key, value in describe_cost(config).items() if key != "matrices"},
@@ -107,7 +107,7 @@ def _run(
         timeout_s=config.tracking.timeout_s,
     )
     tracker.log_artifact(cost_file)
-    _write_record_state(config.run_dir, tracker.run_id, is_complete=False)
+    write_record_state(config.run_dir, tracker.run_id, is_complete=False)
     payload = {
         "config": config.model_dump(mode="json"),
         "bank_ref": ray.put(packed) if config.reservoir.source == "broadcast" else None,
@@ -132,14 +132,14 @@ def _run(
     try:
         follow(lambda: fit(config, payload, workers), poll)
         if config.evaluate.yardsticks:
-            _append_yardsticks(config, data, log)
+            append_yardsticks(config, data, log)
             reconcile(log.read(), tracker)
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
     finally:
-        summary = _summarise(config, status, counts, price, tracker, log, time.monotonic() - began)
+        summary = summarise(config, status, counts, price, tracker, log, time.monotonic() - began)
         _close(config, tracker, status, summary)
     return EXIT_DONE
 
@@ -149,93 +149,8 @@ def _close(config: JobConfig, tracker: Tracker, status: RunStatus, summary: str)
     path.write_text(summary + "\n")
     tracker.log_artifact(path)
     is_stored = tracker.finish(status, timeout_s=3 * config.tracking.timeout_s)
-    _write_record_state(config.run_dir, tracker.run_id, is_complete=is_stored)
+    write_record_state(config.run_dir, tracker.run_id, is_complete=is_stored)
     print(summary, flush=True)
-
-
-def _read_record_state(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / _RUN_FILE
-    state: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return state
-
-
-def _write_record_state(run_dir: Path, run_id: str, *, is_complete: bool) -> None:
-    """Remember the MLflow run, and whether MLflow has everything that metrics.jsonl has and the true status."""
-    (run_dir / _RUN_FILE).write_text(json.dumps({"mlflow_run_id": run_id, "is_complete": is_complete}))
-
-
-def _complete_record(config: JobConfig, manifest: Manifest) -> None:
-    """Give MLflow what it missed of a run that has all its steps: it was away, or the driver was killed at the end."""
-    state = _read_record_state(config.run_dir)
-    if state.get("is_complete"):
-        return
-    log = MetricsLog(config.run_dir)
-    _complete_log(log, manifest)
-    tracker = start_or_continue(
-        config.tracking_uri,
-        config.tracking.experiment,
-        config.name,
-        state.get("mlflow_run_id"),
-        config=config.model_dump(mode="json"),
-        facts={},
-        tags={"plan": config.reservoir.plan},
-        timeout_s=config.tracking.timeout_s,
-    )
-    reconcile(log.read(), tracker)
-    is_stored = tracker.finish("FINISHED", timeout_s=3 * config.tracking.timeout_s)
-    _write_record_state(config.run_dir, tracker.run_id, is_complete=is_stored)
-
-
-def _complete_log(log: MetricsLog, manifest: Manifest) -> None:
-    """Append records that were still on their way to the log when the job was killed."""
-    last_step = max((record.step for record in log.read()), default=0)
-    for record in manifest.records:
-        if record["step"] > last_step:
-            metrics = {name: value for name, value in record.items() if name not in ("step", "timestamp_ms")}
-            log.append(int(record["step"]), int(record["timestamp_ms"]), metrics)
-
-
-def _append_yardsticks(config: JobConfig, data: PreparedData, log: MetricsLog) -> None:
-    """Measure the yardsticks and write them into the last record, beside the final evaluation."""
-    last = log.read()[-1]
-    source = resolve_source(config.data.validation, config.data, is_train=False)
-    vocab_size = load_tokenizer(Path(data.tokenizer_dir)).vocab_size
-    yardsticks = measure_yardsticks(
-        TokenCorpus(data.train.path), TokenCorpus(data.validation.path), read_documents(source), vocab_size
-    )
-    log.append(last.step, last.timestamp_ms, {**last.metrics, **yardsticks})
-
-
-def _summarise(
-    config: JobConfig,
-    status: RunStatus,
-    counts: ParameterCounts,
-    price: PriceRow,
-    tracker: Tracker,
-    log: MetricsLog,
-    wall_s: float,
-) -> str:
-    records = log.read()
-    newest: dict[str, float] = {}
-    for record in records:
-        newest.update(record.metrics)
-    checkpoints = find_checkpoints(config.run_dir)
-    return format_summary(
-        Summary(
-            run=config.name,
-            status=status,
-            plan=config.reservoir.plan,
-            **vars(counts),
-            step=records[-1].step if records else 0,
-            num_steps=config.train.steps,
-            wall_s=wall_s,
-            checkpoint=str(checkpoints[0]) if checkpoints else None,
-            price=f"{price.usd_per_device_hour:g} USD per device hour ({price.name}, {price.market})",
-            tracking_uri=redact(config.tracking_uri),
-            run_id=tracker.run_id,
-            metrics=newest,
-        )
-    )
 
 
 def fit(config: JobConfig, payload: dict[str, Any], workers: Workers) -> None:
