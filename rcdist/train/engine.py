@@ -1,5 +1,7 @@
 """Drive DeepSpeed: the only file that names it; everything else sees train_step, evaluate, save and restore."""
 
+import contextlib
+import io
 import logging
 import math
 import os
@@ -193,7 +195,10 @@ def _import_deepspeed(device: torch.device) -> Any:
 
 def consolidate_stage_three(folder: Path) -> dict[str, torch.Tensor]:
     """Put the weights of a stage 3 checkpoint together from every rank's shard, float32, on the CPU."""
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    # It reports its progress on stdout, where a job prints its result.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    weights: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=ZERO_FOLDER)
+        weights: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=ZERO_FOLDER)
     return weights
