@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from rcdist.config_model import ModelConfig, ReservoirConfig, Section
+from rcdist.config_model import ModelConfig, Section
 from rcdist.config_model import per_letter as per_letter
+from rcdist.config_reservoir import ReservoirConfig
 from rcdist.errors import ConfigError
 
 DEFAULT_CORPUS = "austen"

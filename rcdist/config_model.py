@@ -1,10 +1,10 @@
-"""ModelConfig and ReservoirConfig: what the model is, and what of it is frozen and shared."""
+"""ModelConfig: shape and arithmetic of the model; and what all sections of settings have in common."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from rcdist.plan import LETTERS, MAX_BLOCKS, RESERVOIR_LETTER, parse_plan
+from rcdist.plan import LETTERS, MAX_BLOCKS, RESERVOIR_LETTER
 
 
 class Section(BaseModel):
@@ -13,7 +13,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
 
 
-def _check_letters(value: Any) -> Any:
+def check_letters(value: Any) -> Any:
+    """Refuse a map by letter that names an unknown one."""
     legal = LETTERS + RESERVOIR_LETTER
     for letter in value if isinstance(value, dict) else ():
         if letter not in legal:
@@ -22,9 +23,7 @@ def _check_letters(value: Any) -> Any:
 
 
 Positive = Annotated[float, Field(gt=0)]
-PerLetter = Annotated[Positive | dict[str, Positive], AfterValidator(_check_letters)]
-Probability = Annotated[float, Field(gt=0, le=1)]
-ProbabilityPerLetter = Annotated[Probability | dict[str, Probability], AfterValidator(_check_letters)]
+PerLetter = Annotated[Positive | dict[str, Positive], AfterValidator(check_letters)]
 
 
 def per_letter(value: Any, letter: str, default: Any) -> Any:
@@ -63,33 +62,3 @@ class ModelConfig(Section):
     """Initial scale of trained matrices relative to unit gain (rms in = rms out); one value or a map by letter."""
     head_init_gain: Positive = 0.25
     """Initial scale of the head relative to unit gain."""
-
-
-class ReservoirConfig(Section):
-    """What is frozen and shared, and how a frozen matrix is made (MODEL: the reservoir family)."""
-
-    plan: str = "T cG@a"
-    """Plan string, tiled over the blocks: T, or letters out of f c g o G U D, then =, @name, +r, *n."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Seed of the frozen matrices; independent of the training seed."""
-    topology: Literal["dense"] = "dense"
-    """Structure of a frozen matrix. dense: independent ternary entries."""
-    connectivity: ProbabilityPerLetter = 0.5
-    """Share of non-zero entries of a frozen matrix, in (0, 1]; one value or a map by letter."""
-    input_scaling: PerLetter = 1.0
-    """Gain of frozen input matrices (f, c, g, G, U, and o, D) relative to unit gain; one value or a map by letter."""
-    spectral_radius: Annotated[float, Field(gt=0, le=10)] = 1.0
-    """Spectral radius of the square matrix of an inserted reservoir layer."""
-    gain: bool = True
-    """A frozen matrix has a trained per-channel output gain (one per block, also where the matrix is shared)."""
-    placement: Literal["post_scan"] = "post_scan"
-    """Where an inserted reservoir layer (+r) sits. post_scan: on the states, before the readout."""
-    combine: Literal["replace", "add"] = "replace"
-    """replace: the reservoir's output takes the place of h in the readout; add: it is added to h."""
-    source: Literal["broadcast", "regenerate"] = "broadcast"
-    """broadcast: workers get the packed bytes from the object store; regenerate: each makes them from the seed."""
-
-    @model_validator(mode="after")
-    def _normalise_plan(self) -> "ReservoirConfig":
-        self.plan = str(parse_plan(self.plan))
-        return self

@@ -17,7 +17,7 @@ def describe_cost(config: JobConfig) -> dict[str, Any]:
         parameters: stored, trained, frozen (summed over the blocks that apply them), unique (every frozen matrix once).
         flops_per_token: train, hardware (with what activation checkpointing computes again), prefill, decode.
         bytes_per_pass: weight bytes that one forward pass reads, a shared matrix once per block: 4 or 2 per trained
-            weight by train.precision, 1 per frozen one.
+            weight by train.precision, 1 per frozen one or sign, 4 per index of a permutation.
         matrices: the same per group of equal matrices.
     """
     counts = count_parameters(config.model, config.reservoir)
@@ -83,14 +83,15 @@ def _group(config: JobConfig) -> dict[str, list[MatrixCost]]:
     groups: dict[str, list[MatrixCost]] = {}
     for row in list_matrices(config.model, config.reservoir):
         share = row.key.partition("@")[2]
-        name = row.letter + (" frozen" if row.is_frozen else " trained") + (f", shared as {share}" if share else "")
+        name = row.letter + (f" frozen, {row.spec.topology}" if row.spec else " trained")
+        name += f", shared as {share}" if share else ""
         groups.setdefault(name, []).append(row)
     return groups
 
 
 def _describe_group(name: str, rows: list[MatrixCost], config: JobConfig) -> dict[str, Any]:
     distinct: dict[str, int] = {row.key: row.num_weights for row in rows}
-    trained_bytes = 2 if config.train.precision == "bf16" else 4
+    bytes_per_trained = 2 if config.train.precision == "bf16" else 4
     return {
         "matrix": name,
         "shape": list(rows[0].shape),
@@ -99,7 +100,7 @@ def _describe_group(name: str, rows: list[MatrixCost], config: JobConfig) -> dic
         "weights": sum(distinct.values()),
         "train_flops": sum(row.train_flops for row in rows),
         "decode_flops": sum(row.forward_flops for row in rows),
-        "bytes_per_pass": sum(row.num_weights * (1 if row.is_frozen else trained_bytes) for row in rows),
+        "bytes_per_pass": sum(row.resident_bytes(bytes_per_trained) for row in rows),
     }
 
 

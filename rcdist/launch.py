@@ -13,6 +13,8 @@ from rcdist.errors import EXIT_DONE
 from rcdist.estimate import describe_cost, format_cost
 from rcdist.model.cost import ParameterCounts, count_parameters
 from rcdist.model.reservoir import build_bank
+from rcdist.model.spectrum import measure_reservoirs
+from rcdist.plan import RESERVOIR_LETTER
 from rcdist.preflight import Resume, check_config, check_data, describe_run, find_resume
 from rcdist.record import (
     append_yardsticks,
@@ -86,6 +88,11 @@ def _run(
     cost_file.write_text(format_cost(config) + "\n")
     bank = build_bank(config.model, config.reservoir)
     packed = bank.pack()
+    # Of inputs and readouts it says nothing; where W_r acts on the states it is what decides over their memory.
+    measured = measure_reservoirs(bank, RESERVOIR_LETTER) if _acts_on_states(config) else {}
+    if measured:
+        radii = ", ".join(f"{key} {radius:.3f}" for key, radius in measured.items())
+        print(f"measured spectral radius: {radii}", flush=True)
     log = MetricsLog(config.run_dir)
     log.truncate_after(resume.manifest.step if resume else 0)
     if resume:
@@ -101,6 +108,7 @@ def _run(
             "data": {"train_digest": data.train.digest, "validation_digest": data.validation.digest},
             "tokenizer_digest": data.tokenizer_digest,
             "reservoir_digest": packed.digest,
+            "reservoir_spectral_radius": measured,
             "workers": vars(workers),
         },
         tags={"plan": config.reservoir.plan},
@@ -142,6 +150,10 @@ def _run(
         summary = summarise(config, status, counts, price, tracker, log, time.monotonic() - began)
         _close(config, tracker, status, summary)
     return EXIT_DONE
+
+
+def _acts_on_states(config: JobConfig) -> bool:
+    return config.reservoir.placement in ("post_scan", "recurrent")
 
 
 def _close(config: JobConfig, tracker: Tracker, status: RunStatus, summary: str) -> None:

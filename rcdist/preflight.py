@@ -12,6 +12,8 @@ from rcdist.config import JobConfig
 from rcdist.data.prepare import PreparedData
 from rcdist.errors import CheckpointError, ConfigError
 from rcdist.model.cost import ParameterCounts, estimate_flops
+from rcdist.model.frozen import frozen_specs
+from rcdist.model.reservoir import build_bank
 from rcdist.tracking.prices import PriceRow
 from rcdist.tracking.progress import format_count
 from rcdist.train.checkpoint import CONFIG, Manifest, find_newest_valid, read_manifest
@@ -32,8 +34,10 @@ _FIXED_ON_RESUME = (
 
 
 def check_config(config: JobConfig) -> None:
-    """Refuse raw DeepSpeed keys that rcdist owns and storage that cannot be written; needs no Ray, data or device."""
+    """Refuse raw DeepSpeed keys that rcdist owns, frozen matrices whose topology does not fit their shape, and storage
+    that cannot be written; needs no Ray, data or device."""
     build_deepspeed_config(config, num_workers=1, num_trained=1)
+    frozen_specs(config.model, config.reservoir)
     storage = config.storage
     if "://" in config.storage_path:
         raise ConfigError(
@@ -99,10 +103,16 @@ def find_resume(config: JobConfig) -> Resume | None:
     wanted = config.model_dump(mode="json")
     for key in _FIXED_ON_RESUME:
         for path, old, new in _differences(key, _look_up(saved, key), _look_up(wanted, key)):
+            if path == "reservoir.source":  # either way gives the same bytes
+                continue
+            digests = ""
+            if path.startswith("reservoir."):
+                digest = build_bank(config.model, config.reservoir).digest()
+                digests = f", reservoir digest {manifest.reservoir['digest']} against {digest} now"
             raise CheckpointError(
                 path,
                 new,
-                f"the checkpoint of run {config.name!r} at step {manifest.step} has {old}",
+                f"the checkpoint of run {config.name!r} at step {manifest.step} has {old}{digests}",
                 "Use the checkpoint's value, or choose another name",
             )
     return Resume(folder, manifest)

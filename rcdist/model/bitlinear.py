@@ -4,13 +4,15 @@
 
 from torch import Tensor, nn
 
-from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.config import ModelConfig, ReservoirConfig, per_letter
 from rcdist.model.frozen import matrix_shape
 from rcdist.model.init import InitKey, matrix_std, ones
 from rcdist.model.reservoir import ReservoirBank
+from rcdist.ops.frozen import frozen_product
 from rcdist.ops.norm import rms_norm
 from rcdist.ops.quantise import Quantised, Rounding, quantise_tokens, quantise_weight
-from rcdist.ops.ternary import frozen_product, ternary_product
+from rcdist.ops.ternary import ternary_product
+from rcdist.ops.topology import LinearMap
 from rcdist.plan import RESERVOIR_LETTER, BlockPlan, parse_plan
 
 
@@ -64,13 +66,16 @@ class FrozenLinear(nn.Module):
         super().__init__()
         object.__setattr__(self, "bank", bank)
         self.key = key
-        self.register_parameter("gain", ones(bank.matrix(key).shape[0]) if gain else None)
+        self.register_parameter("gain", ones(bank.spec(key).shape[0]) if gain else None)
 
     def forward(self, handle: Tensor, values: Tensor, scale: Tensor | None) -> Tensor:
-        """Return (..., N) in the dtype of the handle; see `ops.ternary.frozen_product`."""
+        """Return (..., N) in the dtype of the handle; see `ops.frozen.frozen_product`."""
+        return frozen_product(Quantised(handle, values, scale), *self.linear_map(), self.gain)
+
+    def linear_map(self) -> tuple[LinearMap, float]:
+        """Return what multiplies by the matrix, and its scale; the gain is not in it."""
         bank: ReservoirBank = self.__dict__["bank"]
-        tokens = Quantised(handle, values, scale)
-        return frozen_product(tokens, bank.matrix(self.key), bank.scale(self.key), self.gain)
+        return bank.linear_map(self.key), bank.scale(self.key)
 
     def extra_repr(self) -> str:
         """Show the key of the matrix."""
@@ -91,7 +96,7 @@ class ProjectionBuilder:
         block = self.blocks[layer]
         key = self._plan.matrix_key(layer, letter, block)
         if letter == RESERVOIR_LETTER or letter in block.frozen_letters():
-            return FrozenLinear(self.bank, key, self.reservoir_config.gain)
+            return FrozenLinear(self.bank, key, per_letter(self.reservoir_config.gain, letter, True))
         if block.trained and letter in block.letters:
             if key not in self._shared:
                 self._shared[key] = self._build_trained(letter, init)

@@ -1,10 +1,13 @@
-"""What a model costs, counted from its configuration alone: parameters, and FLOPs per token."""
+"""What a model costs, counted from its configuration alone: parameters, FLOPs and bytes."""
 
+import math
 from dataclasses import dataclass
 
-from rcdist.config import ModelConfig, ReservoirConfig
-from rcdist.model.frozen import matrix_shape
-from rcdist.plan import LETTERS, RESERVOIR_LETTER, parse_plan
+from rcdist.config import ModelConfig, ReservoirConfig, per_letter
+from rcdist.model.frozen import FrozenSpec, frozen_specs, matrix_shape, num_stacked
+from rcdist.model.generator import list_parts
+from rcdist.ops.topology import transform_size
+from rcdist.plan import LETTERS, RESERVOIR_LETTER, BlockPlan, parse_plan
 
 
 @dataclass(frozen=True)
@@ -16,29 +19,47 @@ class MatrixCost:
         letter: one of f c g o G U D, r for an inserted reservoir, or "head".
         key: name of the matrix; a shared one has the same key in several rows.
         shape: (outputs, inputs).
-        is_frozen: no gradient is computed for it.
+        spec: what a frozen matrix is made from; None: it is trained.
     """
 
     layer: int | None
     letter: str
     key: str
     shape: tuple[int, int]
-    is_frozen: bool
+    spec: FrozenSpec | None = None
+
+    @property
+    def is_frozen(self) -> bool:
+        """Say whether no gradient is computed for it."""
+        return self.spec is not None
 
     @property
     def num_weights(self) -> int:
-        """Return outputs x inputs."""
-        return self.shape[0] * self.shape[1]
+        """Return the weights that are kept: outputs x inputs; fewer for block; none for hadamard and ring."""
+        return self.shape[0] * self.shape[1] if self.spec is None else self.spec.num_weights
 
     @property
     def forward_flops(self) -> int:
-        """Return FLOPs per token of the product, a multiplication and an addition per weight."""
+        """Return FLOPs per token: two per weight; hadamard: one per addition of its two transforms; ring: none."""
+        if self.spec is not None and self.spec.topology == "hadamard":
+            width = min(self.shape)
+            return 2 * num_stacked(self.shape) * width * int(math.log2(transform_size(width)))
         return 2 * self.num_weights
 
     @property
     def train_flops(self) -> int:
         """Return FLOPs per token of forward and backward: a frozen matrix has no weight-gradient product."""
-        return (4 if self.is_frozen else 6) * self.num_weights
+        return (2 if self.is_frozen else 3) * self.forward_flops
+
+    def resident_bytes(self, bytes_per_trained: int) -> int:
+        """Return the bytes that one application reads of the matrix: int8 entries and signs, int32 indices.
+
+        Args:
+            bytes_per_trained: of one trained weight.
+        """
+        if self.spec is None:
+            return self.num_weights * bytes_per_trained
+        return sum(part.size * (1 if part.kind == "ternary" else 4) for part in list_parts(self.spec).values())
 
 
 @dataclass(frozen=True)
@@ -48,7 +69,7 @@ class ParameterCounts:
     Attributes:
         stored: trained + frozen_unique: what must be kept, even if a seed could remake it.
         trained: what has a gradient and optimizer state; a shared one counts once.
-        frozen: frozen weights summed over the blocks that apply them.
+        frozen: frozen weights summed over the blocks that apply them; those of a structured matrix do not exist.
         frozen_unique: every distinct frozen matrix once.
     """
 
@@ -78,16 +99,26 @@ class FlopsPerToken:
 def list_matrices(model_config: ModelConfig, reservoir_config: ReservoirConfig) -> list[MatrixCost]:
     """List every application of a matrix, block by block in the order f c g o, r, G U D, and the head last."""
     plan = parse_plan(reservoir_config.plan)
+    specs = {spec.key: spec for spec in frozen_specs(model_config, reservoir_config)}
     rows: list[MatrixCost] = []
     for layer, block in enumerate(plan.tile(model_config.num_layers)):
-        mixer, glu = LETTERS[:4], LETTERS[4:]
-        for letter in mixer + (RESERVOIR_LETTER if block.insert else "") + glu:
+        for letter in _letters_of(reservoir_config, block):
             is_frozen = letter == RESERVOIR_LETTER or letter in block.frozen_letters()
             is_planned = is_frozen or letter in block.letters
             key = plan.matrix_key(layer, letter, block) if is_planned else f"{letter}.{layer}"
-            rows.append(MatrixCost(layer, letter, key, matrix_shape(model_config, letter), is_frozen))
-    rows.append(MatrixCost(None, "head", "head", (model_config.vocab_size, model_config.width), False))
+            shape = matrix_shape(model_config, letter)
+            rows.append(MatrixCost(layer, letter, key, shape, specs[key] if is_frozen else None))
+    rows.append(MatrixCost(None, "head", "head", (model_config.vocab_size, model_config.width)))
     return rows
+
+
+def _letters_of(config: ReservoirConfig, block: BlockPlan) -> str:
+    mixer = LETTERS[:4]
+    if config.leak_rate != "trained":
+        mixer = mixer.replace("f", "")
+    if config.output_gate != "full":
+        mixer = mixer.replace("g", "")
+    return mixer + (RESERVOIR_LETTER if block.insert else "") + LETTERS[4:]
 
 
 def count_parameters(model_config: ModelConfig, reservoir_config: ReservoirConfig) -> ParameterCounts:
@@ -102,18 +133,22 @@ def count_parameters(model_config: ModelConfig, reservoir_config: ReservoirConfi
     return ParameterCounts(num_trained + num_unique, num_trained, applied, num_unique)
 
 
-def _count_vectors(model_config: ModelConfig, reservoir_config: ReservoirConfig, rows: list[MatrixCost]) -> int:
-    """Count norm gains, lower bounds and the gains of frozen matrices."""
+def _count_vectors(model_config: ModelConfig, config: ReservoirConfig, rows: list[MatrixCost]) -> int:
+    """Count norm gains, lower bounds, biases and the gains of frozen matrices."""
     width, num_layers = model_config.width, model_config.num_layers
-    # Norms of a block: mixer input, gate or state, o input, GLU input; down input.
-    count = num_layers * (4 * width + model_config.glu_width) + width
+    has_forget, has_gate = config.leak_rate == "trained", config.output_gate == "full"
+    inserted = sum(row.letter == RESERVOIR_LETTER for row in rows)
+    # Norms of a block: mixer input, o input, GLU input; down input; of the gate or state unless there is no gate.
+    count = num_layers * (3 * width + model_config.glu_width) + width
+    count += num_layers * width * (config.output_gate != "none")
     if model_config.norm == "per_projection":
-        # Own norms besides: f, c, g, and gate with up; the head.
-        count += num_layers * 4 * width + width
-    count += num_layers * width  # lower bounds
-    count += width * sum(row.letter == RESERVOIR_LETTER for row in rows)
-    if reservoir_config.gain:
-        count += sum(row.shape[0] for row in rows if row.is_frozen)
+        # Own norms besides: c, gate with up, and f and g where they exist; the head.
+        count += num_layers * (2 + has_forget + has_gate) * width + width
+        count += inserted * width * (config.placement in ("reset_gate", "token_shift"))
+    count += num_layers * width * has_forget  # lower bounds
+    count += num_layers * width * (config.output_gate == "tied")  # biases of the output gate
+    count += inserted * width * (config.placement == "post_scan")  # norms of the states
+    count += sum(row.shape[0] for row in rows if row.is_frozen and per_letter(config.gain, row.letter, True))
     return count
 
 

@@ -1,19 +1,18 @@
-"""Frozen matrices: their specifications, and the generator that makes the same ternary bytes on every platform."""
+"""Frozen matrices: what each one is made from, and the scale that gives it its gain."""
 
-import hashlib
-import json
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rcdist.config import ModelConfig, ReservoirConfig, per_letter
+from rcdist.errors import ConfigError
+from rcdist.ops.topology import transform_size
 from rcdist.plan import RESERVOIR_LETTER, parse_plan
 
 GENERATOR_VERSION = 1
 """Raised whenever the bytes that a specification stands for would change."""
+
+_SMALLEST_TRANSFORM = 8
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,10 @@ class FrozenSpec:
         letter: one of f c g o G U D, or r for an inserted reservoir.
         shape: (outputs, inputs).
         seed: reservoir.seed; with the key it decides the bytes.
-        topology: structure; "dense": independent entries.
-        connectivity: share of non-zero entries, in (0, 1].
-        scale: multiplies the ternary matrix; not part of the bytes.
+        topology: structure: dense, block, hadamard or ring.
+        connectivity: share of non-zero entries of dense and block, in (0, 1]; elsewhere 1.
+        block_size: inputs of one block; 0 for other topologies.
+        scale: multiplies the matrix; not part of the bytes.
         version: of the generator.
     """
 
@@ -38,12 +38,13 @@ class FrozenSpec:
     topology: str
     connectivity: float
     scale: float
+    block_size: int = 0
     version: int = GENERATOR_VERSION
 
     @property
     def num_weights(self) -> int:
-        """Return outputs x inputs."""
-        return self.shape[0] * self.shape[1]
+        """Return the ternary weights that are stored: none of a structured topology (hadamard, ring)."""
+        return stored_weights(self.topology, self.shape, self.block_size)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types, for a manifest."""
@@ -61,12 +62,39 @@ def matrix_shape(model_config: ModelConfig, letter: str) -> tuple[int, int]:
     return {"G": (glu_width, width), "U": (glu_width, width), "D": (width, glu_width)}.get(letter, (width, width))
 
 
+def stored_weights(topology: str, shape: tuple[int, int], block_size: int) -> int:
+    """Count the ternary weights that a frozen matrix keeps."""
+    outputs, inputs = shape
+    return {"dense": outputs * inputs, "block": outputs * block_size}.get(topology, 0)
+
+
+def num_stacked(shape: tuple[int, int]) -> int:
+    """Count the stacked transforms of a hadamard matrix."""
+    return -(-max(shape) // min(shape))
+
+
+def unit_gain_scale(topology: str, shape: tuple[int, int], connectivity: float, block_size: int) -> float:
+    """Return the factor that turns unit-rms input into unit-rms output.
+
+    A row of a ternary matrix has connectivity * inputs entries of 1 or -1; a ring moves its input; a square transform
+    and a stack of them have rows of norm 1, and a contraction is the transpose of a stack: its columns have norm 1.
+    """
+    outputs, inputs = shape
+    if topology == "dense":
+        return 1 / math.sqrt(connectivity * inputs)
+    if topology == "block":
+        return 1 / math.sqrt(connectivity * block_size)
+    return math.sqrt(min(outputs / inputs, 1.0))
+
+
 def frozen_specs(model_config: ModelConfig, reservoir_config: ReservoirConfig) -> list[FrozenSpec]:
     """List every distinct frozen matrix of the plan, in order of first use (block, then letter, inserted ones last).
 
-    The scale gives unit gain, 1 / sqrt(connectivity * inputs) (unit-rms input, unit-rms output), times
-    `input_scaling`, or times `spectral_radius` for an inserted reservoir: a dense square matrix of unit gain has
-    spectral radius about 1 (circular law).
+    The scale gives unit gain times `input_scaling`, or times `spectral_radius` for a reservoir W_r: at unit gain a
+    square hadamard or ring matrix is orthogonal and has spectral radius 1, a dense one about 1 (circular law).
+
+    Raises:
+        ConfigError: a topology does not fit the shape of a matrix.
     """
     plan = parse_plan(reservoir_config.plan)
     specs: dict[str, FrozenSpec] = {}
@@ -80,28 +108,30 @@ def frozen_specs(model_config: ModelConfig, reservoir_config: ReservoirConfig) -
 
 def _build_spec(model_config: ModelConfig, config: ReservoirConfig, key: str, letter: str) -> FrozenSpec:
     shape = matrix_shape(model_config, letter)
-    connectivity = per_letter(config.connectivity, letter, 0.5)
-    relative = config.spectral_radius if letter == RESERVOIR_LETTER else per_letter(config.input_scaling, letter, 1.0)
-    scale = relative / math.sqrt(connectivity * shape[1])
-    return FrozenSpec(key, letter, shape, config.seed, config.topology, connectivity, scale)
+    topology = per_letter(config.topology, letter, "dense")
+    block_size = per_letter(config.block_size, letter, 64) if topology == "block" else 0
+    _check_shape(topology, shape, block_size, letter)
+    connectivity = per_letter(config.connectivity, letter, 0.5) if topology in ("dense", "block") else 1.0
+    relative = config.spectral_radius if config.is_reservoir(letter) else config.input_scaling
+    scale = per_letter(relative, letter, 1.0) * unit_gain_scale(topology, shape, connectivity, block_size)
+    seed = per_letter(config.seed, letter, 0)
+    return FrozenSpec(key, letter, shape, seed, topology, connectivity, scale, block_size)
 
 
-def generate_ternary(spec: FrozenSpec) -> NDArray[np.int8]:
-    """Make the matrix of a specification.
-
-    Counter-based: the key of Philox-4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") is
-    a digest of (version, seed, key), and entry i is read from 32-bit word i. Only raw integers and integer
-    thresholds are used, so neither the platform nor a library's distributions can change the bytes.
-
-    Returns:
-        int8 (outputs, inputs): +1 and -1 with probability connectivity / 2 each, else 0.
-    """
-    name = json.dumps([spec.version, spec.seed, spec.key]).encode()
-    key = int.from_bytes(hashlib.sha256(name).digest()[:16], "little")
-    raw = np.random.Philox(key=key).random_raw((spec.num_weights + 1) // 2)
-    words = raw.astype("<u8", copy=False).view("<u4")[: spec.num_weights]
-    threshold = round(spec.connectivity * 2**31)
-    positive = (words < np.uint64(threshold)).view(np.int8)
-    nonzero = (words < np.uint64(2 * threshold)).view(np.int8)
-    # 1 where positive, -1 where non-zero and not positive.
-    return (positive * np.int8(2) - nonzero).reshape(spec.shape)
+def _check_shape(topology: str, shape: tuple[int, int], block_size: int, letter: str) -> None:
+    outputs, inputs = shape
+    if topology == "hadamard" and transform_size(min(shape)) < _SMALLEST_TRANSFORM:
+        raise ConfigError(
+            "reservoir.topology",
+            "hadamard",
+            f"matrix {letter} is {outputs} x {inputs}, and {min(shape)} is no multiple of {_SMALLEST_TRANSFORM}",
+            f"Use a width that is, best one with a large power of two, or another topology for {letter}",
+        )
+    if topology == "block" and (inputs % block_size or outputs % (inputs // block_size)):
+        raise ConfigError(
+            "reservoir.block_size",
+            block_size,
+            f"the matrix {letter} is {outputs} x {inputs}: blocks of {block_size} inputs do not divide both",
+            f"Use a divisor of {inputs} for which {inputs} / block_size divides {outputs}, "
+            f"e.g. {inputs // math.gcd(inputs, outputs)}",
+        )

@@ -1,6 +1,6 @@
 """The language model: embedding, blocks of MLGRU and GLU, ternary head; in parallel over time and step by step."""
 
-# Shapes: B batch, T time, D model width (also of the state), L layers, V vocabulary.
+# Shapes: B batch, T time, D model width, S state width, L layers, V vocabulary.
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from rcdist.config import ModelConfig, ReservoirConfig
 from rcdist.model.bitlinear import BitLinear, InputNorms, ProjectionBuilder
 from rcdist.model.glu import GLU
 from rcdist.model.init import UNIT_GAIN, InitKey
-from rcdist.model.mlgru import MLGRU
+from rcdist.model.mlgru import MLGRU, state_width
 from rcdist.model.reservoir import ReservoirBank
 from rcdist.ops.cross_entropy import summed_cross_entropy
 
@@ -28,7 +28,8 @@ class LowerBounds(nn.Module):
 
     def forward(self) -> Tensor:
         """Return gamma_LD in [0, 1), float32."""
-        sums_LD = self.weight.float().softmax(0).cumsum(0)
+        wide = torch.promote_types(self.weight.dtype, torch.float32)
+        sums_LD = self.weight.to(wide).softmax(0).cumsum(0)
         return sums_LD - sums_LD[:1]
 
 
@@ -41,12 +42,12 @@ class Block(nn.Module):
         self.glu = GLU(builder, layer, init.at("glu"))
 
     def forward(
-        self, x_BTD: Tensor, gamma_D: Tensor, starts_BT: Tensor | None, h0_BD: Tensor | None
+        self, x_BTD: Tensor, gamma_D: Tensor | None, starts_BT: Tensor | None, h0_BS: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return the new x_BTD and the state after the last token; see `MLGRU.forward`."""
-        mixed_BTD, h_last_BD = self.mlgru(x_BTD, gamma_D, starts_BT, h0_BD)
+        mixed_BTD, state_BS = self.mlgru(x_BTD, gamma_D, starts_BT, h0_BS)
         x_BTD = x_BTD + mixed_BTD
-        return x_BTD + self.glu(x_BTD), h_last_BD
+        return x_BTD + self.glu(x_BTD), state_BS
 
 
 class LanguageModel(nn.Module):
@@ -81,7 +82,8 @@ class LanguageModel(nn.Module):
         shape = (model_config.vocab_size, width)
         embedding = init.at("embedding").at("weight").normal(shape, model_config.embedding_init_std)
         self.embedding = nn.Embedding(*shape, _weight=embedding)
-        self.lower_bounds = LowerBounds(model_config.num_layers, width)
+        is_trained = reservoir_config.leak_rate == "trained"
+        self.lower_bounds = LowerBounds(model_config.num_layers, width) if is_trained else None
         blocks = init.at("blocks")
         self.blocks = nn.ModuleList(Block(builder, i, blocks.at(i)) for i in range(model_config.num_layers))
         self.output = InputNorms(model_config, width, ("head",))
@@ -114,31 +116,33 @@ class LanguageModel(nn.Module):
         return summed_cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), weights_M)
 
     def init_state(self, batch_size: int) -> Tensor:
-        """Return the state before any token: float32 zeros (L, B, D) on the model's device."""
-        config, device = self.model_config, self.embedding.weight.device
-        return torch.zeros(config.num_layers, batch_size, config.width, dtype=torch.float32, device=device)
+        """Return the state before any token: float32 zeros (L, B, S) on the model's device."""
+        weight, width = self.embedding.weight, state_width(self.model_config, self.reservoir_config)
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        return torch.zeros(self.model_config.num_layers, batch_size, width, dtype=wide, device=weight.device)
 
     def prefill(
-        self, tokens_BT: Tensor, state_LBD: Tensor | None = None, starts_BT: Tensor | None = None
+        self, tokens_BT: Tensor, state_LBS: Tensor | None = None, starts_BT: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Run all positions in parallel from a state; return logits_BTV and the state after the last one."""
-        return self._run(tokens_BT, starts_BT, self.init_state(len(tokens_BT)) if state_LBD is None else state_LBD)
+        return self._run(tokens_BT, starts_BT, self.init_state(len(tokens_BT)) if state_LBS is None else state_LBS)
 
-    def step(self, token_B: Tensor, state_LBD: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, token_B: Tensor, state_LBS: Tensor) -> tuple[Tensor, Tensor]:
         """Run one position; return logits_BV and the next state. Cost and memory do not grow with the position."""
-        logits_BTV, state_LBD = self._run(token_B.unsqueeze(1), None, state_LBD)
-        return logits_BTV.squeeze(1), state_LBD
+        logits_BTV, state_LBS = self._run(token_B.unsqueeze(1), None, state_LBS)
+        return logits_BTV.squeeze(1), state_LBS
 
-    def _run(self, tokens_BT: Tensor, starts_BT: Tensor | None, state_LBD: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _run(self, tokens_BT: Tensor, starts_BT: Tensor | None, state_LBS: Tensor | None) -> tuple[Tensor, Tensor]:
         x_BTD = self.embedding(tokens_BT)
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
         states = []
-        for i, (block, gamma_D) in enumerate(zip(self.blocks, self.lower_bounds().unbind(0), strict=True)):
-            arguments = (x_BTD, gamma_D, starts_BT, None if state_LBD is None else state_LBD[i])
+        bounds = [None] * len(self.blocks) if self.lower_bounds is None else self.lower_bounds().unbind(0)
+        for i, (block, gamma_D) in enumerate(zip(self.blocks, bounds, strict=True)):
+            arguments = (x_BTD, gamma_D, starts_BT, None if state_LBS is None else state_LBS[i])
             if recompute:
-                x_BTD, h_last_BD = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
+                x_BTD, last_BS = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
-                x_BTD, h_last_BD = block(*arguments)
-            states.append(h_last_BD)
+                x_BTD, last_BS = block(*arguments)
+            states.append(last_BS)
         (z,) = self.output(x_BTD)
         return self.head(*z), torch.stack(states)

@@ -1,16 +1,30 @@
 """The token mixer: MLGRU, a gated linear recurrence whose only matrix products are ternary."""
 
-# Shapes: B batch, T time, D model width, which is also the width of the state.
+# Shapes: B batch, T time, D model width, S width of the state: D, or 2 D with placement token_shift.
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rcdist.model.bitlinear import InputNorms, Norm, ProjectionBuilder
+from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.model.bitlinear import FrozenLinear, InputNorms, Norm, ProjectionBuilder
 from rcdist.model.init import InitKey
 from rcdist.ops.quantise import quantise_tokens
+from rcdist.ops.recurrence import echo_scan, reset_scan
 from rcdist.ops.scan import scan
-from rcdist.plan import RESERVOIR_LETTER
+from rcdist.plan import RESERVOIR_LETTER, parse_plan
+
+Observer = Callable[[Tensor, Tensor], None]
+"""Called with the forget gate f' and the states h, (B, T, D) each, of a forward pass."""
+
+
+def state_width(model_config: ModelConfig, reservoir_config: ReservoirConfig) -> int:
+    """Return the width S of a layer's state: h, and with placement token_shift what the token before adds."""
+    shifts = reservoir_config.placement == "token_shift"
+    shifts = shifts and any(block.insert for block in parse_plan(reservoir_config.plan).tile(model_config.num_layers))
+    return model_config.width * (2 if shifts else 1)
 
 
 class MLGRU(nn.Module):
@@ -21,8 +35,15 @@ class MLGRU(nn.Module):
         h[t] = f[t] h[t-1] + (1 - f[t]) c[t]
         y = Q8(RMSNorm(RMSNorm(z (*) W_g) SiLU(h))) (*) W_o
 
-    readout_norm=state normalises h and puts SiLU on the gate instead. An inserted reservoir (our interpretation,
-    placement post_scan) uses r = Q8(RMSNorm(h)) (*) W_r for h in the readout, or adds it to h.
+    readout_norm=state normalises h and puts SiLU on the gate instead. leak_rate: f = 1 - leak_rate. output_gate=tied:
+    the gate is f's product plus a bias of its own; none: there is no gate, y = Q8(RMSNorm(SiLU(h))) (*) W_o, or of h
+    itself with readout_norm=state.
+
+    An inserted reservoir W_r (our interpretation), by placement:
+        post_scan    r = Q8(RMSNorm(h)) (*) W_r takes the place of h in the readout, or is added to it
+        recurrent    c[t] = SiLU(z[t] (*) W_c + h[t-1] W_r), h in float32, neither normalised nor quantised
+        reset_gate   c[t] = SiLU(z[t] (*) W_c + sigmoid(z[t] (*) W_r) h[t-1])
+        token_shift  c[t] = SiLU(z[t] (*) W_c + z[t-1] (*) W_r)
 
     Args:
         builder: builds the projections as the plan says.
@@ -32,47 +53,112 @@ class MLGRU(nn.Module):
 
     def __init__(self, builder: ProjectionBuilder, layer: int, init: InitKey) -> None:
         super().__init__()
-        config = builder.model_config
+        config, reservoir = builder.model_config, builder.reservoir_config
+        width, eps = config.width, config.norm_eps
         self.readout_norm, self.rounding = config.readout_norm, config.rounding
-        self.combine = builder.reservoir_config.combine
-        self.input = InputNorms(config, config.width, ("f", "c", "g"))
-        self.f_proj = builder.build(layer, "f", init.at("f_proj"))
+        self.combine, self.output_gate, self.leak_rate = reservoir.combine, reservoir.output_gate, reservoir.leak_rate
+        self.placement = reservoir.placement if builder.blocks[layer].insert else None
+        self.state_width = state_width(config, reservoir)
+        self.observer: Observer | None = None
+
+        self.names = ("f",) * (self.leak_rate == "trained") + ("c",) + ("g",) * (self.output_gate == "full")
+        self.names += ("r",) * (self.placement in ("reset_gate", "token_shift"))
+        self.input = InputNorms(config, width, self.names)
+        self.f_proj = builder.build(layer, "f", init.at("f_proj")) if self.leak_rate == "trained" else None
         self.c_proj = builder.build(layer, "c", init.at("c_proj"))
-        self.g_proj = builder.build(layer, "g", init.at("g_proj"))
+        self.g_proj = builder.build(layer, "g", init.at("g_proj")) if self.output_gate == "full" else None
+        self.g_bias = nn.Parameter(torch.zeros(width)) if self.output_gate == "tied" else None
         self.o_proj = builder.build(layer, "o", init.at("o_proj"))
-        self.g_norm = Norm(config.width, config.norm_eps)
-        self.o_norm = Norm(config.width, config.norm_eps)
-        self.r_norm: Norm | None = None
-        self.r_proj: nn.Module | None = None
-        if builder.blocks[layer].insert:
-            self.r_norm = Norm(config.width, config.norm_eps)
-            self.r_proj = builder.build(layer, RESERVOIR_LETTER, init.at("r_proj"))
+        self.g_norm = Norm(width, eps) if self.output_gate != "none" else None
+        self.o_norm = Norm(width, eps)
+        self.r_norm = Norm(width, eps) if self.placement == "post_scan" else None
+        self.r_proj: FrozenLinear | None = None
+        if self.placement is not None:
+            built = builder.build(layer, RESERVOIR_LETTER, init.at("r_proj"))
+            assert isinstance(built, FrozenLinear)
+            self.r_proj = built
 
     def forward(
-        self, x_BTD: Tensor, gamma_D: Tensor, starts_BT: Tensor | None = None, h0_BD: Tensor | None = None
+        self, x_BTD: Tensor, gamma_D: Tensor | None, starts_BT: Tensor | None = None, h0_BS: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Run the mixer.
 
         Args:
             x_BTD: the residual stream.
-            gamma_D: float32 lower bound of the forget gate, in [0, 1).
+            gamma_D: float32 lower bound of the forget gate, in [0, 1); None with a fixed leak rate.
             starts_BT: bool, True where a document starts: the state is 0 before it.
-            h0_BD: float32 state before the first token. Zeros when None.
+            h0_BS: float32 state before the first token. Zeros when None.
 
         Returns:
             y_BTD in the dtype of x, to be added to x, and the float32 state after the last token.
         """
-        for_f, for_c, for_g = self.input(x_BTD)
-        # The gate decides over hundreds of steps how much stays, so it is float32 under bfloat16 too.
-        f_BTD = torch.lerp(self.f_proj(*for_f).float().sigmoid(), torch.ones_like(gamma_D), gamma_D)
-        c_BTD = F.silu(self.c_proj(*for_c))
-        h_BTD, h_last_BD = scan(f_BTD, c_BTD, h0_BD, starts_BT)
-        if self.r_proj is not None and self.r_norm is not None:
+        width = x_BTD.shape[-1]
+        z = dict(zip(self.names, self.input(x_BTD), strict=True))
+        h0_BD = None if h0_BS is None else h0_BS[:, :width]
+        forget_BTD = None if self.f_proj is None else self.f_proj(*z["f"])
+        f_BTD = self._forget_gate(forget_BTD, gamma_D, x_BTD)
+        p_BTD = self.c_proj(*z["c"])
+        pushed_last_BD = None
+        if self.placement == "token_shift":
+            assert self.r_proj is not None
+            pushed_BTD = self.r_proj(*z["r"])
+            pushed_last_BD = pushed_BTD[:, -1]
+            p_BTD = p_BTD + _shift(pushed_BTD, None if h0_BS is None else h0_BS[:, width:], starts_BT)
+        h_BTD, last_BD = self._recur(f_BTD, p_BTD, z, h0_BD, starts_BT)
+        if self.observer is not None:
+            self.observer(f_BTD, h_BTD)
+        if self.placement == "post_scan":
+            assert self.r_norm is not None and self.r_proj is not None
             r_BTD = self.r_proj(*quantise_tokens(self.r_norm(h_BTD), self.rounding))
             h_BTD = h_BTD + r_BTD if self.combine == "add" else r_BTD
-        gate_BTD = self.g_proj(*for_g)
-        if self.readout_norm == "gate":
-            y_BTD = self.g_norm(gate_BTD) * F.silu(h_BTD)
+        y_BTD = self._read_out(h_BTD, forget_BTD, z)
+        state_BS = last_BD
+        if self.state_width > width:
+            second = torch.zeros_like(last_BD) if pushed_last_BD is None else pushed_last_BD.to(last_BD.dtype)
+            state_BS = torch.cat([last_BD, second], -1)
+        return self.o_proj(*quantise_tokens(self.o_norm(y_BTD), self.rounding)), state_BS
+
+    def _forget_gate(self, forget_BTD: Tensor | None, gamma_D: Tensor | None, x_BTD: Tensor) -> Tensor:
+        # The gate decides over hundreds of steps how much stays, so it is float32 under bfloat16 too.
+        wide = torch.promote_types(x_BTD.dtype, torch.float32)
+        if forget_BTD is None:
+            assert self.leak_rate != "trained"
+            return torch.full((), 1.0 - self.leak_rate, dtype=wide, device=x_BTD.device).expand(x_BTD.shape)
+        assert gamma_D is not None
+        return torch.lerp(forget_BTD.to(wide).sigmoid(), torch.ones_like(gamma_D, dtype=wide), gamma_D.to(wide))
+
+    def _recur(
+        self,
+        f_BTD: Tensor,
+        p_BTD: Tensor,
+        z: dict[str, tuple[Tensor, ...]],
+        h0_BD: Tensor | None,
+        starts: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        if self.placement == "recurrent":
+            assert self.r_proj is not None
+            matrix, scale = self.r_proj.linear_map()
+            return echo_scan(f_BTD, p_BTD, matrix, scale, self.r_proj.gain, h0_BD, starts)
+        if self.placement == "reset_gate":
+            assert self.r_proj is not None
+            return reset_scan(f_BTD, p_BTD, self.r_proj(*z["r"]).sigmoid(), h0_BD, starts)
+        return scan(f_BTD, F.silu(p_BTD), h0_BD, starts)
+
+    def _read_out(self, h_BTD: Tensor, forget_BTD: Tensor | None, z: dict[str, tuple[Tensor, ...]]) -> Tensor:
+        if self.output_gate == "none" or self.g_norm is None:
+            return F.silu(h_BTD) if self.readout_norm == "gate" else h_BTD
+        if self.g_proj is None:
+            assert forget_BTD is not None and self.g_bias is not None
+            gate_BTD = forget_BTD + self.g_bias
         else:
-            y_BTD = self.g_norm(h_BTD) * F.silu(gate_BTD)
-        return self.o_proj(*quantise_tokens(self.o_norm(y_BTD), self.rounding)), h_last_BD
+            gate_BTD = self.g_proj(*z["g"])
+        if self.readout_norm == "gate":
+            return self.g_norm(gate_BTD) * F.silu(h_BTD)
+        return self.g_norm(h_BTD) * F.silu(gate_BTD)
+
+
+def _shift(pushed_BTD: Tensor, before_BD: Tensor | None, starts_BT: Tensor | None) -> Tensor:
+    """Give each token what the token before it pushed; nothing where a document starts."""
+    first_BD = torch.zeros_like(pushed_BTD[:, 0]) if before_BD is None else before_BD.to(pushed_BTD.dtype)
+    shifted_BTD = torch.cat([first_BD.unsqueeze(1), pushed_BTD[:, :-1]], 1)
+    return shifted_BTD if starts_BT is None else shifted_BTD.masked_fill(starts_BT.unsqueeze(-1), 0)

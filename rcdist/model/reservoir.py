@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +13,9 @@ from torch import Tensor, nn
 
 from rcdist.config import ModelConfig, ReservoirConfig
 from rcdist.errors import ClusterError
-from rcdist.model.frozen import FrozenSpec, frozen_specs, generate_ternary
+from rcdist.model.frozen import FrozenSpec, frozen_specs
+from rcdist.model.generator import Part, generate, list_parts
+from rcdist.ops.topology import LinearMap, linear_map
 
 # Two bits per weight: 00 zero, 01 plus one, 11 minus one; the first weight in the lowest bits.
 _UNPACKED = np.array([[(0, 1, 0, -1)[byte >> shift & 3] for shift in (0, 2, 4, 6)] for byte in range(256)], np.int8)
@@ -25,14 +29,14 @@ def pack_ternary(ternary: NDArray[np.int8]) -> NDArray[np.uint8]:
     return np.bitwise_or.reduce(codes, axis=1)
 
 
-def unpack_ternary(packed: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.int8]:
+def unpack_ternary(packed: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.int8]:
     """Undo `pack_ternary` into a new, writable int8 array. Cost: one table look-up per byte."""
-    return _UNPACKED[packed].reshape(-1)[: shape[0] * shape[1]].reshape(shape)
+    return _UNPACKED[packed].reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
 @dataclass(frozen=True)
 class PackedBank:
-    """Hold every frozen matrix at two bits per weight, to be pickled or put into an object store.
+    """Hold every frozen matrix at two bits per ternary weight, to be pickled or put into an object store.
 
     Attributes:
         specs: the matrices, in order.
@@ -50,45 +54,66 @@ class PackedBank:
 class ReservoirBank(nn.Module):
     """Hold the frozen matrices of a model, once each.
 
-    They are int8 and non-persistent buffers: no gradient, no optimizer state, no partition, not in a checkpoint, and
-    `.to(torch.bfloat16)` leaves them as they are.
+    Their tensors are integers in non-persistent buffers: no gradient, no optimizer state, no partition, not in a
+    checkpoint, and `.to(torch.bfloat16)` leaves them as they are. At most one byte per weight is resident.
 
     Args:
         specs: the matrices, with unique keys.
-        matrices: int8 tensors of the specs' shapes, in their order.
+        parts: the tensors of each, in their order, as `generator.list_parts` names them.
     """
 
-    def __init__(self, specs: list[FrozenSpec], matrices: list[Tensor]) -> None:
+    def __init__(self, specs: list[FrozenSpec], parts: list[dict[str, Tensor]]) -> None:
         super().__init__()
         self.specs = tuple(specs)
-        self._scales = {spec.key: spec.scale for spec in specs}
-        assert len(self._scales) == len(specs), "keys of frozen matrices are unique"
-        for spec, matrix in zip(specs, matrices, strict=True):
-            assert matrix.dtype == torch.int8
-            assert tuple(matrix.shape) == spec.shape
-            self.register_buffer(_buffer_name(spec.key), matrix, persistent=False)
+        self._specs = {spec.key: spec for spec in specs}
+        self._parts: dict[str, list[str]] = {}
+        assert len(self._specs) == len(specs), "keys of frozen matrices are unique"
+        for spec, tensors in zip(specs, parts, strict=True):
+            if "permutation" in tensors:
+                tensors = tensors | {"inverse": tensors["permutation"].argsort(-1).to(torch.int32)}
+            self._parts[spec.key] = list(tensors)
+            for name, tensor in tensors.items():
+                assert tensor.dtype == (torch.int8 if name in ("ternary", "signs") else torch.int32)
+                self.register_buffer(_buffer_name(spec.key, name), tensor, persistent=False)
 
     def matrix(self, key: str) -> Tensor:
-        """Return the int8 matrix (outputs, inputs) under a key such as `c@a`; the buffer itself."""
-        return self.get_buffer(_buffer_name(key))
+        """Return the int8 ternary tensor of a dense or block matrix such as `c@a`; the buffer itself."""
+        return self.get_buffer(_buffer_name(key, "ternary"))
+
+    def linear_map(self, key: str) -> LinearMap:
+        """Return what multiplies by the matrix, unscaled, over the buffers as they are now."""
+        spec = self._specs[key]
+        parts = {name: self.get_buffer(_buffer_name(key, name)) for name in self._parts[key]}
+        return linear_map(spec.topology, parts, spec.shape)
 
     def scale(self, key: str) -> float:
-        """Return what multiplies the ternary matrix."""
-        return self._scales[key]
+        """Return what multiplies the matrix."""
+        return self._specs[key].scale
+
+    def spec(self, key: str) -> FrozenSpec:
+        """Return what the matrix is made from."""
+        return self._specs[key]
 
     def digests(self) -> dict[str, str]:
         """Compute the SHA-256 of each resident matrix's packed bytes. Cost: about 5 s per 10^9 weights on a CPU."""
-        return {key: _sha256(pack_ternary(self.matrix(key).cpu().numpy())) for key in self._scales}
+        return {spec.key: _sha256(self._pack_one(spec)) for spec in self.specs}
 
     def digest(self) -> str:
         """Compute one SHA-256 over all specs and the digests of the resident bytes."""
         return _total_digest(self.specs, self.digests())
 
+    def _pack_one(self, spec: FrozenSpec) -> NDArray[np.uint8]:
+        packed = []
+        for name, part in list_parts(spec).items():
+            array = self.get_buffer(_buffer_name(spec.key, name)).cpu().numpy()
+            packed.append(pack_ternary(array) if part.kind == "ternary" else _as_bytes(array))
+        return np.concatenate(packed)
+
     def pack(self) -> PackedBank:
         """Pack the resident matrices to two bits per weight."""
-        parts = [pack_ternary(self.matrix(key).cpu().numpy()) for key in self._scales]
-        digests = {key: _sha256(part) for key, part in zip(self._scales, parts, strict=True)}
-        data = np.concatenate([np.zeros(0, np.uint8), *parts])
+        parts = {spec.key: self._pack_one(spec) for spec in self.specs}
+        digests = {key: _sha256(part) for key, part in parts.items()}
+        data = np.concatenate([np.zeros(0, np.uint8), *parts.values()])
         return PackedBank(self.specs, data, digests, _total_digest(self.specs, digests))
 
     @classmethod
@@ -100,10 +125,16 @@ class ReservoirBank(nn.Module):
         """
         matrices, start = [], 0
         for spec in packed.specs:
-            part = packed.data[start : start + -(-spec.num_weights // 4)]
-            start += part.size
-            _check_digest(f"reservoir matrix {spec.key}", _sha256(part), packed.digests[spec.key])
-            matrices.append(torch.from_numpy(unpack_ternary(part, spec.shape)))
+            size = sum(part.packed_bytes for part in list_parts(spec).values())
+            _check_digest(
+                f"reservoir matrix {spec.key}", _sha256(packed.data[start : start + size]), packed.digests[spec.key]
+            )
+            tensors = {}
+            for name, part in list_parts(spec).items():
+                piece = packed.data[start : start + part.packed_bytes]
+                start += part.packed_bytes
+                tensors[name] = torch.from_numpy(_unpack(piece, part))
+            matrices.append(tensors)
         _check_digest("reservoir", _total_digest(packed.specs, packed.digests), packed.digest)
         return cls(list(packed.specs), matrices)
 
@@ -112,13 +143,29 @@ def build_bank(model_config: ModelConfig, reservoir_config: ReservoirConfig) -> 
     """Generate every frozen matrix of the plan. Under `torch.device("meta")` only their shapes are made."""
     specs = frozen_specs(model_config, reservoir_config)
     if torch.get_default_device().type == "meta":
-        return ReservoirBank(specs, [torch.empty(spec.shape, dtype=torch.int8) for spec in specs])
-    return ReservoirBank(specs, [torch.from_numpy(generate_ternary(spec)) for spec in specs])
+        return ReservoirBank(specs, [_meta_parts(spec) for spec in specs])
+    made = [{name: torch.from_numpy(array) for name, array in generate(spec).items()} for spec in specs]
+    return ReservoirBank(specs, made)
 
 
-def _buffer_name(key: str) -> str:
+def _meta_parts(spec: FrozenSpec) -> dict[str, Tensor]:
+    dtypes = {"ternary": torch.int8, "index": torch.int32}
+    return {name: torch.empty(part.shape, dtype=dtypes[part.kind]) for name, part in list_parts(spec).items()}
+
+
+def _unpack(piece: NDArray[np.uint8], part: Part) -> NDArray[Any]:
+    if part.kind == "ternary":
+        return unpack_ternary(piece, part.shape)
+    return piece.copy().view("<i4").astype(np.int32).reshape(part.shape)
+
+
+def _as_bytes(indices: NDArray[np.int32]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(indices, "<i4").reshape(-1).view(np.uint8)
+
+
+def _buffer_name(key: str, part: str) -> str:
     # A buffer's name may not contain a dot; a sharing name has no hyphen, so this stays unique.
-    return key.replace(".", "-")
+    return f"{key.replace('.', '-')}-{part}"
 
 
 def _sha256(part: NDArray[np.uint8]) -> str:

@@ -83,7 +83,7 @@ def test_a_tracking_server_that_does_not_answer_is_one_line(capsys: pytest.Captu
     ("arguments", "expected"),
     [
         (["--model.width=128"], ["model.width=128", "has 64"]),
-        (["--reservoir.seed=8"], ["reservoir.seed=8", "has 0"]),
+        (["--reservoir.seed=8"], ["reservoir.seed=8", "has 0", "digest", "against"]),
         (["--data.seed=1"], ["data.seed=1", "has 0"]),
         (["--train.zero_stage=3"], ["train.zero_stage=3", "has 2"]),
         (["--tokenizer.kind=bytes"], ["tokenizer=", "was trained with digest"]),

@@ -1,13 +1,12 @@
-"""Frozen matrices: their specifications, their golden bytes, and the statistics that unit gain rests on."""
+"""Frozen matrices: what each one is made from, its scale, and shapes that a topology refuses."""
 
-import hashlib
 import json
 
-import numpy as np
 import pytest
 
 from rcdist.config import ModelConfig, ReservoirConfig
-from rcdist.model.frozen import FrozenSpec, frozen_specs, generate_ternary
+from rcdist.errors import ConfigError
+from rcdist.model.frozen import FrozenSpec, frozen_specs
 
 MODEL = ModelConfig(num_layers=4, width=24, glu_width=40)
 
@@ -36,44 +35,55 @@ def test_scale_is_unit_gain_times_the_setting() -> None:
     assert scales == pytest.approx({"c": 2 / 6**0.5, "D": 0.5 / 20**0.5, "r": 0.9 / 24**0.5})
 
 
-def test_golden_bytes() -> None:
-    spec = FrozenSpec("c@a", "c", (5, 7), 11, "dense", 0.3, 1.0)
-    matrix = generate_ternary(spec)
-    assert matrix.dtype == np.int8
-    assert matrix.shape == (5, 7)
-    assert (
-        hashlib.sha256(matrix.tobytes()).hexdigest()
-        == "bab98699ef7b1b514d37fa86fb613d2bf95fc529003a380c3916fad5cf3f7012"
-    )
-
-
-def test_bytes_follow_seed_and_key_but_not_scale() -> None:
-    def make(key: str = "c@a", seed: int = 0, scale: float = 1.0) -> bytes:
-        return generate_ternary(FrozenSpec(key, "c", (16, 16), seed, "dense", 0.5, scale)).tobytes()
-
-    assert make() == make(scale=2.0)
-    assert len({make(), make(key="c.1"), make(seed=1)}) == 3
-
-
-@pytest.mark.parametrize("connectivity", [0.01, 0.5, 1.0])
-def test_shares_of_the_three_values(connectivity: float) -> None:
-    matrix = generate_ternary(FrozenSpec("c@a", "c", (1000, 1001), 0, "dense", connectivity, 1.0))
-    for value, expected in ((1, connectivity / 2), (-1, connectivity / 2), (0, 1 - connectivity)):
-        assert abs((matrix == value).mean() - expected) < 0.002
-    # Entries of neighbouring 32-bit words, rows and columns are independent.
-    signs = matrix.astype(np.float64)
-    for other in (np.roll(signs, 1, 0), np.roll(signs, 1, 1)):
-        assert abs((signs * other).mean()) < 0.005 * connectivity
-
-
-def test_unit_gain_and_spectral_radius() -> None:
-    (spec,) = frozen_specs(ModelConfig(num_layers=1, width=512), ReservoirConfig(plan="T+r@a", spectral_radius=0.8))
-    matrix = generate_ternary(spec) * spec.scale
-    assert abs(np.abs(np.linalg.eigvals(matrix)).max() - 0.8) < 0.06
-    x = np.random.default_rng(0).standard_normal((512, 64))
-    assert abs((matrix @ x).std() - 0.8) < 0.03
-
-
 def test_spec_survives_json() -> None:
     spec = FrozenSpec("c@a", "c", (5, 7), 11, "dense", 0.3, 1.0)
     assert FrozenSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def test_settings_by_letter() -> None:
+    config = ReservoirConfig(
+        plan="cD@a+r",
+        seed={"c": 5},
+        topology={"c": "hadamard", "D": "block", "r": "ring"},
+        block_size={"D": 10},
+        spectral_radius={"r": 0.7},
+    )
+    c, r, d = (next(s for s in frozen_specs(MODEL, config) if s.letter == letter) for letter in "crD")
+    assert (c.seed, d.seed) == (5, 0)
+    assert (c.topology, d.topology, r.topology) == ("hadamard", "block", "ring")
+    assert (c.block_size, d.block_size, d.connectivity) == (0, 10, 0.5)
+    assert (c.scale, d.scale, r.scale) == pytest.approx((1.0, 1 / 5**0.5, 0.7))
+    assert (c.num_weights, d.num_weights, r.num_weights) == (0, 24 * 10, 0)
+
+
+def test_a_gate_that_is_the_reservoir_takes_its_radius() -> None:
+    settings = {"plan": "cg@a", "input_scaling": 3.0, "spectral_radius": 0.5}
+    c, g = frozen_specs(MODEL, ReservoirConfig(placement="gate", **settings))
+    assert g.scale == pytest.approx(c.scale / 6)
+    _, plain = frozen_specs(MODEL, ReservoirConfig(**settings))
+    assert plain.scale == pytest.approx(c.scale)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "field", "numbers"),
+    [
+        ({"width": 20}, {"topology": "hadamard"}, "reservoir.topology", ("20 x 20", "8")),
+        ({}, {"topology": "block", "block_size": 7}, "reservoir.block_size", ("24 x 24", "7")),
+        ({"glu_width": 41}, {"topology": "block", "block_size": 8, "plan": "G"}, "reservoir.block_size", ("41 x 24",)),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_refused(model: dict, settings: dict, field: str, numbers: tuple) -> None:
+    shape = MODEL.model_copy(update=model)
+    with pytest.raises(ConfigError) as caught:
+        frozen_specs(shape, ReservoirConfig(**{"plan": "c@a", **settings}))
+    assert str(caught.value).startswith(f"{field}=")
+    assert all(number in str(caught.value) for number in numbers)
+
+
+def test_the_block_size_that_an_error_proposes_works() -> None:
+    shape = MODEL.model_copy(update={"glu_width": 36})
+    with pytest.raises(ConfigError, match=r"e\.g\. 2\b") as caught:
+        frozen_specs(shape, ReservoirConfig(plan="G", topology="block", block_size=8 + 5))
+    assert "36 x 24" in str(caught.value)
+    (spec,) = frozen_specs(shape, ReservoirConfig(plan="G@a", topology="block", block_size=2))
+    assert spec.num_weights == 72

@@ -15,6 +15,36 @@ from rcdist.model.reservoir import build_bank
 PLANS = ["T", "T cG@a", "fcgoGUD@a", "c=@a T", "o+r T+r@b", "fcgoGUD"]
 
 
+FAMILY = [
+    {"plan": plan, "placement": placement, "topology": topology, **rest}
+    for placement, plan in (
+        ("post_scan", "c+r@a T"),
+        ("recurrent", "c+r@a T"),
+        ("reset_gate", "G+r T+r@b"),
+        ("token_shift", "T T+r"),
+        ("gate", "f@a T"),
+    )
+    for topology, rest in (
+        ("dense", {}),
+        ("block", {"output_gate": "tied"}),
+        ("hadamard", {"output_gate": "none"}),
+        ({"r": "ring", "f": "ring"}, {"gain": False}),
+    )
+]
+FAMILY = [choice | {"gate": "f"} if choice["placement"] == "gate" else choice for choice in FAMILY]
+FAMILY += [
+    {"plan": "c+r", "placement": "recurrent", "leak_rate": 0.4, "topology": "ring"},
+    {"plan": "T", "leak_rate": 0.4, "output_gate": "none"},
+    {"plan": "T", "output_gate": "tied"},
+]
+
+
+def build_family(choice: dict, **settings: object) -> LanguageModel:
+    config = ModelConfig(**{"num_layers": 3, "width": 24, "glu_width": 48, "vocab_size": 50} | settings)
+    reservoir = ReservoirConfig(**{"block_size": 8} | choice)
+    return LanguageModel(config, reservoir, build_bank(config, reservoir), 0)
+
+
 def build(plan: str, seed: int = 0, gain: bool = True, **settings: object) -> LanguageModel:
     config = ModelConfig(**{"num_layers": 3, "width": 24, "glu_width": 40, "vocab_size": 50} | settings)
     reservoir = ReservoirConfig(plan=plan, gain=gain)
@@ -31,7 +61,16 @@ def batch(batch_size: int = 3, time: int = 21) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("norm", ["shared", "per_projection"])
 def test_recurrent_form_equals_parallel_form(plan: str, norm: str) -> None:
-    model = build(plan, norm=norm)
+    check_recurrent_form(build(plan, norm=norm))
+
+
+@pytest.mark.parametrize("choice", FAMILY, ids=lambda choice: "-".join(str(value) for value in choice.values()))
+@pytest.mark.parametrize("norm", ["shared", "per_projection"])
+def test_recurrent_form_of_the_whole_family(choice: dict, norm: str) -> None:
+    check_recurrent_form(build_family(choice, norm=norm))
+
+
+def check_recurrent_form(model: LanguageModel) -> None:
     tokens, starts, _ = batch()
     with torch.no_grad():
         parallel = model(tokens, starts)
@@ -42,8 +81,9 @@ def test_recurrent_form_equals_parallel_form(plan: str, norm: str) -> None:
             torch.testing.assert_close(logits, parallel[:, t], rtol=1e-4, atol=1e-4)
 
 
-def test_prefill_resumes() -> None:
-    model = build("T cG@a+r")
+@pytest.mark.parametrize("placement", ["post_scan", "recurrent", "reset_gate", "token_shift"])
+def test_prefill_resumes(placement: str) -> None:
+    model = build_family({"plan": "T cG@a+r", "placement": placement})
     tokens, starts, _ = batch()
     with torch.no_grad():
         whole, last = model.prefill(tokens, starts_BT=starts)
@@ -55,8 +95,9 @@ def test_prefill_resumes() -> None:
     assert last.shape == model.init_state(3).shape
 
 
-def test_a_start_forgets_everything_before() -> None:
-    model = build("T cG@a+r")
+@pytest.mark.parametrize("placement", ["post_scan", "recurrent", "reset_gate", "token_shift"])
+def test_a_start_forgets_everything_before(placement: str) -> None:
+    model = build_family({"plan": "T cG@a+r", "placement": placement})
     tokens, starts, _ = batch()
     starts = torch.zeros_like(starts)
     starts[:, 10] = True
@@ -82,7 +123,15 @@ def test_loss_is_the_weighted_sum_of_nats() -> None:
 
 @pytest.mark.parametrize("plan", PLANS)
 def test_every_trained_tensor_gets_a_gradient_and_trains(plan: str) -> None:
-    model = build(plan)
+    check_training(build(plan))
+
+
+@pytest.mark.parametrize("choice", FAMILY, ids=lambda choice: "-".join(str(value) for value in choice.values()))
+def test_the_whole_family_trains(choice: dict) -> None:
+    check_training(build_family(choice))
+
+
+def check_training(model: LanguageModel) -> None:
     tokens, starts, targets = batch()
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     losses = []
@@ -137,10 +186,13 @@ def test_frozen_matrices_are_the_bank_s_alone() -> None:
 
 def test_a_plan_changes_no_trained_tensor() -> None:
     baseline = dict(build("T").named_parameters())
-    for plan in PLANS:
-        for name, parameter in build(plan).named_parameters():
-            if not name.endswith("gain") and ".r_norm" not in name:
-                assert torch.equal(parameter, baseline[name]), name
+    # The baseline of the family is as wide as its members.
+    wide = dict(build("T", glu_width=48).named_parameters())
+    models = [(build(plan), baseline) for plan in PLANS] + [(build_family(choice), wide) for choice in FAMILY]
+    for model, trained in models:
+        for name, parameter in model.named_parameters():
+            if not name.endswith(("gain", "g_bias")) and ".r_norm" not in name:
+                assert torch.equal(parameter, trained[name]), name
     assert not torch.equal(next(build("T", seed=1).parameters()), baseline["embedding.weight"])
 
 

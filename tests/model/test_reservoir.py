@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rcdist.config import ModelConfig, ReservoirConfig
 from rcdist.errors import ClusterError
-from rcdist.model.frozen import generate_ternary
+from rcdist.model.generator import generate, list_parts
 from rcdist.model.reservoir import PackedBank, ReservoirBank, build_bank, pack_ternary, unpack_ternary
 
 MODEL = ModelConfig(num_layers=4, width=21, glu_width=33)
@@ -42,7 +42,7 @@ def test_bank_travels_and_keeps_every_byte() -> None:
     assert received.digests() == bank.digests() == packed.digests
     assert received.digest() == bank.digest() == packed.digest
     for spec in bank.specs:
-        assert torch.equal(received.matrix(spec.key), torch.from_numpy(generate_ternary(spec)))
+        assert torch.equal(received.matrix(spec.key), torch.from_numpy(generate(spec)["ternary"]))
         assert received.scale(spec.key) == spec.scale
         assert received.matrix(spec.key).is_contiguous()
 
@@ -95,3 +95,32 @@ def test_meta_device_makes_shapes_only() -> None:
         bank = build_bank(MODEL, RESERVOIR)
     assert all(buffer.is_meta for buffer in bank.buffers())
     assert bank.matrix("G@a").shape == (33, 21)
+
+
+def test_every_topology_travels() -> None:
+    model = ModelConfig(num_layers=4, width=24, glu_width=48)
+    topology = {"c": "block", "G": "hadamard", "D": "hadamard", "r": "ring", "f": "dense", "U": "block"}
+    config = ReservoirConfig(plan="cfGUD@a+r", topology=topology, block_size=3, connectivity=0.7)
+    bank = build_bank(model, config)
+    packed = bank.pack()
+    received = ReservoirBank.from_packed(packed)
+    assert packed.data.nbytes == sum(part.packed_bytes for spec in bank.specs for part in list_parts(spec).values())
+    assert received.digest() == bank.digest()
+    sent, found = dict(bank.named_buffers()), dict(received.named_buffers())
+    assert sent.keys() == found.keys()
+    assert all(torch.equal(sent[name], found[name]) for name in sent)
+    for spec in bank.specs:
+        x = torch.randn(2, spec.shape[1])
+        y = bank.linear_map(spec.key).times(x)
+        assert y.shape == (2, spec.shape[0])
+        assert torch.equal(y, received.linear_map(spec.key).times(x))
+
+
+@pytest.mark.parametrize("byte", [0, -1])
+def test_a_damaged_permutation_is_named_too(byte: int) -> None:
+    model = ModelConfig(num_layers=1, width=24)
+    packed = build_bank(model, ReservoirConfig(plan="c@a", topology="hadamard")).pack()
+    data = packed.data.copy()
+    data[byte] ^= 1
+    with pytest.raises(ClusterError, match="c@a"):
+        ReservoirBank.from_packed(replace(packed, data=data))

@@ -1,0 +1,95 @@
+"""Linear maps of every topology against their matrices: transposes, unit gain, spectral radius, orthogonality."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.model.frozen import frozen_specs
+from rcdist.model.reservoir import ReservoirBank, build_bank
+from rcdist.ops.topology import hadamard_transform, transform_size
+
+SHAPES = [("c", 24, 48), ("G", 24, 48), ("D", 24, 48), ("G", 32, 16)]
+CASES = [(topology, *shape) for topology in ("dense", "block", "hadamard") for shape in SHAPES] + [
+    ("ring", "c", 24, 48)
+]
+"""A ring is square."""
+
+
+def bank(topology: str, plan: str, width: int, glu_width: int = 48, **settings: object) -> ReservoirBank:
+    config = ReservoirConfig(plan=plan, topology=topology, block_size=8, **settings)
+    return build_bank(ModelConfig(num_layers=1, width=width, glu_width=glu_width), config)
+
+
+def as_matrix(a_bank: ReservoirBank, key: str) -> Tensor:
+    """Return the scaled float64 matrix (N, K) of a map, a column per unit vector."""
+    inputs = a_bank.spec(key).shape[1]
+    return a_bank.linear_map(key).times(torch.eye(inputs, dtype=torch.float64)).t() * a_bank.scale(key)
+
+
+@pytest.mark.parametrize(("topology", "letter", "width", "glu_width"), CASES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_transpose(topology: str, letter: str, width: int, glu_width: int, dtype: torch.dtype) -> None:
+    a_bank = bank(topology, letter + "@a", width, glu_width)
+    (spec,) = a_bank.specs
+    outputs, inputs = spec.shape
+    a, a_map = as_matrix(a_bank, spec.key) / spec.scale, a_bank.linear_map(spec.key)
+    assert a.shape == (outputs, inputs)
+    x, y = torch.randn(5, inputs).to(dtype), torch.randn(5, outputs).to(dtype)
+    tolerance = {"rtol": 2e-2, "atol": 5e-2} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
+    for found, expected in (
+        (a_map.times(x), x.double() @ a.t()),
+        (a_map.times_transposed(y), y.double() @ a),
+        (a_map.to(dtype).times(x), x.double() @ a.t()),
+        (a_map.to(dtype).times_transposed(y), y.double() @ a),
+    ):
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), expected, **tolerance)
+
+
+def test_block_and_hadamard_by_their_definitions() -> None:
+    a_bank = bank("block", "G@a", 24, 48)
+    ternary, permutation = (a_bank.get_buffer(f"G@a-{name}") for name in ("ternary", "permutation"))
+    expected = torch.block_diag(*ternary.double())[permutation.long()]
+    torch.testing.assert_close(as_matrix(a_bank, "G@a"), expected * a_bank.scale("G@a"))
+    a_bank = bank("hadamard", "c@a", 24)
+    signs, permutation = (a_bank.get_buffer(f"c@a-{name}")[0] for name in ("signs", "permutation"))
+    h2 = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64) / 2**0.5
+    transform = torch.block_diag(*[torch.kron(torch.kron(h2, h2), h2)] * 3)
+    shuffle = torch.eye(24, dtype=torch.float64)[permutation.long()]
+    expected = transform @ signs[1].double().diag() @ shuffle @ transform @ signs[0].double().diag()
+    torch.testing.assert_close(as_matrix(a_bank, "c@a"), expected)
+
+
+@pytest.mark.parametrize("size", [1, 2, 8, 32, 512])
+def test_transform_is_orthonormal_and_its_own_inverse(size: int) -> None:
+    x = torch.randn(3, 2 * size, dtype=torch.float64)
+    y = hadamard_transform(x, size)
+    torch.testing.assert_close(hadamard_transform(y, size), x)
+    torch.testing.assert_close(y[:, 0], x[:, :size].sum(1) / size**0.5)
+
+
+def test_transform_size() -> None:
+    assert [transform_size(width) for width in (1, 2, 24, 768, 1024, 2816, 6912)] == [1, 2, 8, 256, 1024, 256, 256]
+
+
+@pytest.mark.parametrize(("topology", "letter"), sorted({case[:2] for case in CASES}))
+def test_unit_gain(topology: str, letter: str) -> None:
+    a_bank = bank(topology, letter + "@a", 256, 512, connectivity=0.3)
+    (spec,) = a_bank.specs
+    y = torch.randn(512, spec.shape[1], dtype=torch.float64) @ as_matrix(a_bank, spec.key).t()
+    assert abs(y.square().mean().sqrt() - 1) < 0.03
+
+
+@pytest.mark.parametrize("topology", ["hadamard", "ring"])
+@pytest.mark.parametrize("width", [24, 64])
+def test_spectral_radius_is_exact(topology: str, width: int) -> None:
+    a = as_matrix(bank(topology, "T+r@a", width, spectral_radius=0.8), "r@a").numpy()
+    assert np.abs(np.linalg.eigvals(a)) == pytest.approx(0.8, rel=1e-6)
+
+
+def test_spectral_radius_of_a_large_dense_matrix() -> None:
+    (spec,) = frozen_specs(ModelConfig(num_layers=1, width=1024), ReservoirConfig(plan="T+r@a", spectral_radius=0.8))
+    a = as_matrix(bank("dense", "T+r@a", 1024, spectral_radius=0.8), spec.key).numpy()
+    assert np.abs(np.linalg.eigvals(a)).max() == pytest.approx(0.8, rel=0.05)
