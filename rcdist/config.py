@@ -153,6 +153,8 @@ class TrackingConfig(Section):
     """MLflow experiment."""
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
     """Seconds a tracking server may take to answer: after that a start is refused, and metrics are kept for later."""
+    health_every_steps: Annotated[int, Field(ge=1)] | None = 100
+    """Steps between two readings of ternary weights, gates, states and frozen bytes; None: never."""
 
 
 class CostConfig(Section):

@@ -96,7 +96,11 @@ class ReservoirBank(nn.Module):
 
     def digests(self) -> dict[str, str]:
         """Compute the SHA-256 of each resident matrix's packed bytes. Cost: about 5 s per 10^9 weights on a CPU."""
-        return {spec.key: _sha256(self._pack_one(spec)) for spec in self.specs}
+        return {spec.key: self.digest_of(spec.key) for spec in self.specs}
+
+    def digest_of(self, key: str) -> str:
+        """Compute the SHA-256 of one resident matrix's packed bytes."""
+        return _sha256(self._pack_one(self._specs[key]))
 
     def digest(self) -> str:
         """Compute one SHA-256 over all specs and the digests of the resident bytes."""

@@ -60,6 +60,15 @@ def quantise_weight(weight_NK: Tensor, rounding: Rounding = "nearest") -> Quanti
     raw = weight_NK.detach()
     if rounding == "identity":
         return Quantised(weight_NK, raw, None)
-    beta = raw.abs().mean(dtype=torch.float32).clamp_(min=_SMALLEST)
-    ternary = (raw.float() / beta).round_().clamp_(-1, 1).to(torch.int8)
-    return Quantised(weight_NK, ternary, beta)
+    beta = absmean(raw)
+    return Quantised(weight_NK, ternary_codes(raw, beta), beta)
+
+
+def absmean(weight: Tensor) -> Tensor:
+    """Return beta = max(mean|W|, 1e-5), float32, the scale of a ternary matrix."""
+    return weight.detach().abs().mean(dtype=torch.float32).clamp_(min=_SMALLEST)
+
+
+def ternary_codes(weight: Tensor, beta: Tensor) -> Tensor:
+    """Return clip(round(W / beta), -1, 1) as int8; the quotient is float32."""
+    return (weight.detach().float() / beta).round_().clamp_(-1, 1).to(torch.int8)

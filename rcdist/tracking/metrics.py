@@ -12,11 +12,13 @@ class Metric:
         name: group/quantity, the quantity ending in its unit.
         unit: unit of the value; "1" for a ratio, a count or a flag.
         description: what the value is, over which steps and workers.
+        has_parts: besides the mean, `name/part` is recorded for each part: a module by its name in the model.
     """
 
     name: str
     unit: str
     description: str
+    has_parts: bool = False
 
 
 METRICS: tuple[Metric, ...] = (
@@ -45,8 +47,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("cost/trained_flops", "FLOP", "Matrix-product FLOPs of training: 6 per trained weight, 4 per frozen"),
     Metric("cost/hardware_flops", "FLOP", "The same, plus what activation checkpointing computes again"),
     Metric("reservoir/digest_ok", "1", "1 when every rank has proved the digest of the frozen tensors"),
-    Metric("ternary/zero_fraction", "1", "Share of ternary weights that are 0"),
-    Metric("ternary/flip_rate", "1", "Share of ternary weights that changed since the last record"),
+    Metric("reservoir/effective_rank", "1", "Effective rank of 256 states of a block, at most 256", True),
+    Metric("gate/saturation", "1", "Share of forget gate values within 0.01 of 0 or 1", True),
+    Metric("ternary/zero_fraction", "1", "Share of trained ternary weights that are 0", True),
+    Metric("ternary/flip_rate", "1", "Share of trained ternary weights that changed since the last reading", True),
     Metric("yardstick/gzip_bits_per_byte", "bits/byte", "gzip -9 over the held-out text"),
     Metric("yardstick/unigram_bits_per_byte", "bits/byte", "Add-one unigram model over the held-out tokens"),
     Metric("yardstick/bigram_bits_per_byte", "bits/byte", "Add-one bigram model over the held-out tokens"),
@@ -56,7 +60,16 @@ METRICS: tuple[Metric, ...] = (
 METRIC_BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
 
 
+def is_listed(name: str) -> bool:
+    """Say whether a name is in METRICS, or a part of one that has parts."""
+    if name in METRIC_BY_NAME:
+        return True
+    group, _, rest = name.partition("/")
+    metric = METRIC_BY_NAME.get(f"{group}/{rest.partition('/')[0]}")
+    return metric is not None and metric.has_parts
+
+
 def check_record(record: Mapping[str, float]) -> None:
     """Assert that every name of a record is in METRICS."""
-    unknown = sorted(record.keys() - METRIC_BY_NAME.keys())
+    unknown = sorted(name for name in record if not is_listed(name))
     assert not unknown, f"not in rcdist.tracking.metrics.METRICS: {unknown}"

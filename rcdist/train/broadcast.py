@@ -43,3 +43,21 @@ def prove_digest(bank: ReservoirBank, expected_digest: str) -> None:
                 f"the frozen matrices of rank {rank} differ from the driver's, digest {expected_digest}",
                 "Start again; if it repeats, use reservoir.source=regenerate and check that machine's memory",
             )
+
+
+def prove_matrix(bank: ReservoirBank, key: str, expected_digest: str) -> None:
+    """Compare the digest of one resident matrix with what it was, on every rank; a collective call.
+
+    Raises:
+        ClusterError: names the first rank whose bytes differ, and both digests.
+    """
+    digests: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(digests, bank.digest_of(key))
+    for rank, digest in enumerate(digests):
+        if digest != expected_digest:
+            raise ClusterError(
+                f"reservoir matrix {key}",
+                digest,
+                f"the bytes of rank {rank} changed in memory, digest {expected_digest} before",
+                "Continue from the last checkpoint on another machine: its memory is damaged",
+            )

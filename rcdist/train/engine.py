@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,17 @@ class Engine:
         """Return the summed loss in nats of one batch of this rank, float64, without gradient."""
         self._engine.eval()
         return self._forward(batch).double()
+
+    @contextlib.contextmanager
+    def whole(self, parameter: torch.nn.Parameter) -> Iterator[None]:
+        """Make a parameter's values whole on every rank while open, for reading; a collective call at stage 3."""
+        if self._zero_stage < 3:
+            yield
+            return
+        from deepspeed.runtime.zero import GatheredParameters
+
+        with GatheredParameters([parameter]):
+            yield
 
     def save(self, folder: Path) -> None:
         """Write this rank's share of the state below `folder`; every rank calls it with a folder of its own."""

@@ -35,6 +35,7 @@ from rcdist.train.checkpoint import (
 from rcdist.train.deepspeed_config import split_batch
 from rcdist.train.engine import Engine
 from rcdist.train.evaluate import evaluate
+from rcdist.train.health import Health
 from rcdist.train.meter import Meter
 from rcdist.train.optim import learning_rate_at, weight_decay_at
 from rcdist.train.wire import WireMeter
@@ -100,6 +101,7 @@ def _train(
         world_size=world_size,
         cursor=state.cursor,
     )
+    health = Health(engine, bank)
     meter = Meter(config, payload["price"], ledger, wire, world_size, device)
     if rank == 0 and restored:
         print(f"resumed from {restored.name} at step {state.step}, window {state.cursor}", flush=True)
@@ -136,9 +138,11 @@ def _train(
                 micro_batch_size=config.train.micro_batch_size,
                 max_tokens=None if is_last else config.evaluate.max_tokens,
             )
+        if _is_due(state.step, config.tracking.health_every_steps):
+            record |= health.read(batch.micro_batches[0])
         save_due = is_last or _is_due(state.step, config.checkpoint.every_steps)
         if record or save_due or _is_due(state.step, config.train.log_every_steps):
-            # The digests were proved when the bank was received; a frozen tensor is never sent again.
+            # Proved when the bank was received and at every reading of the health: a difference raises.
             record |= {"reservoir/digest_ok": 1.0, "wire/start_bytes": float(payload["start_bytes"])}
             record |= {"train/epoch": state.cursor / train_corpus.num_windows(config.data.seq_len)}
             record |= meter.read(step=state.step, skipped_steps=state.skipped_steps)

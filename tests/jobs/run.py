@@ -13,7 +13,7 @@ from tests.conftest import ROOT, RayHead
 SMALL = (
     "--model.num_layers=2 --model.width=64 --model.glu_width=128 --model.vocab_size=512 --data.seq_len=64 "
     "--train.global_batch_tokens=2048 --train.micro_batch_size=8 --train.steps=10 --train.log_every_steps=1 "
-    "--checkpoint.every_steps=5 --evaluate.every_steps=5 --evaluate.max_tokens=4096"
+    "--checkpoint.every_steps=5 --evaluate.every_steps=5 --evaluate.max_tokens=4096 --tracking.health_every_steps=5"
 ).split()
 """A model of 150,000 parameters that takes ten steps in a few seconds."""
 

@@ -83,6 +83,17 @@ def test_mlflow_holds_the_run(submitted: tuple[JobConfig, str]) -> None:
     assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"config.yaml", "summary.txt", "cost.txt"}
 
 
+def test_health_is_recorded_in_the_log_and_in_mlflow(submitted: tuple[JobConfig, str]) -> None:
+    config, _ = submitted
+    readings = {record.step: record.metrics for record in records(config) if "gate/saturation" in record.metrics}
+    assert list(readings) == [5, 10]
+    assert "ternary/flip_rate/head" not in readings[5]
+    assert 0 < readings[10]["ternary/flip_rate/head"] < 1
+    for name in ("ternary/zero_fraction/blocks.0.mlgru.c_proj", "reservoir/effective_rank/blocks.1"):
+        assert read_run(config).data.metrics[name] == readings[10][name]
+    assert "ternary/zero_fraction/blocks.1.mlgru.c_proj" not in readings[10]  # it is frozen
+
+
 def test_the_ledger_adds_up(submitted: tuple[JobConfig, str]) -> None:
     config, _ = submitted
     last = records(config)[-1].metrics

@@ -24,5 +24,7 @@ def test_unit_is_the_end_of_the_name() -> None:
 
 def test_unknown_name_is_a_programming_error() -> None:
     check_record({"train/loss_nats": 1.0})
-    with pytest.raises(AssertionError, match="train/los_nats"):
-        check_record({"train/los_nats": 1.0})
+    check_record({"ternary/flip_rate/blocks.0.mlgru.c_proj": 0.1})
+    for name in ("train/los_nats", "train/loss_nats/blocks.0", "ternary/flip"):
+        with pytest.raises(AssertionError, match=name):
+            check_record({name: 1.0})

@@ -1,4 +1,4 @@
-"""What the workers of the reservoir tests run inside Ray Train: every member of the family, and one bank on two nodes."""
+"""What the workers of the reservoir tests run inside Ray Train: the whole family, and one bank on two nodes."""
 
 import itertools
 import json

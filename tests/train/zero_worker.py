@@ -174,15 +174,40 @@ def train_through_nan(config: JobConfig) -> tuple[list[bool], list[float], list[
     return applied, losses, probes
 
 
+def read_health(config: JobConfig) -> list[dict[str, float]]:
+    """Read the health, change one weight's sign on every rank, read again, then damage a frozen byte on rank 1."""
+    from rcdist.errors import ClusterError
+    from rcdist.train.engine import Engine
+    from rcdist.train.health import Health
+
+    model = build_model(config)
+    engine = Engine(model, config, world_size=dist.get_world_size(), device=torch.device("cpu"))
+    health = Health(engine, model.bank)
+    batch = micro_batch(windows(0)[:1])
+    readings = [health.read(batch)]
+    engine.train_step(
+        [micro_batch(row[None]) for row in windows(0)[:2]], WINDOWS * SEQ_LEN, learning_rate=0.1, weight_decay=0.1
+    )
+    readings.append(health.read(batch))
+    if dist.get_rank() == 1:
+        for buffer in model.bank.buffers():
+            buffer.view(-1)[0] += 1
+    try:
+        health.read(batch)
+    except ClusterError as error:
+        readings.append({str(error): 1.0})
+    return readings
+
+
 def run_rank(rank: int, world_size: int, port: int, jobs: dict[str, JobConfig], results: Any) -> None:
     """Run every job in one process of a gloo group; rank 0 puts the outcomes into `results`."""
     os.environ |= {"DS_ACCELERATOR": "cpu", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    kinds: dict[str, Any] = {"nan": train_through_nan, "health": read_health}
     outcomes: dict[str, Any] = {
-        name: (train_through_nan if name.startswith("nan") else train_under_zero)(config)
-        for name, config in jobs.items()
+        name: kinds.get(name.partition("-")[0], train_under_zero)(config) for name, config in jobs.items()
     }
     if rank == 0:
         results.update(outcomes)
