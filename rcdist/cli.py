@@ -1,6 +1,7 @@
 """Settings from a YAML file and the command line, and what a job's exit says: parse_cli, read_config, run_job."""
 
 import argparse
+import os
 import signal
 import sys
 import traceback
@@ -115,7 +116,13 @@ def read_yaml(name: str) -> dict[str, Any]:
 def run_job(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Run a job's main on the arguments of the process, and exit; see run_main."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(run_main(main, sys.argv[1:]))
+    code = run_main(main, sys.argv[1:])
+    if code == EXIT_STOPPED:
+        # A thread of the interrupted work may still be inside Ray: taking the interpreter down around it can crash.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run_main(main: Callable[[list[str]], int | None], argv: list[str]) -> int:

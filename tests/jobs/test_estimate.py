@@ -43,7 +43,12 @@ def test_the_table_names_every_group_and_the_totals(capsys: pytest.CaptureFixtur
     assert run_in_process("estimate.py", []) == 0
     table = capsys.readouterr().out
     assert table.strip() == format_cost(read_config([], "test")).strip()
-    for text in ("c frozen, shared as a", "G frozen, shared as a", "U trained", "5,253,376 parameters stored"):
+    for text in (
+        "c frozen, dense, shared as a",
+        "G frozen, dense, shared as a",
+        "U trained",
+        "5,253,376 parameters stored",
+    ):
         assert text in table
 
 
