@@ -118,6 +118,8 @@ class TrainConfig(Section):
     """Recompute each block in the backward pass: less memory, about a third more compute."""
     on_nonfinite: Literal["skip", "stop"] = "skip"
     """A step whose loss or gradient norm is NaN or Inf: skip the update, or stop with exit code 5."""
+    backend: Literal["auto", "reference", "cpu", "triton"] = "auto"
+    """Who computes: reference: plain PyTorch; cpu: C++ compiled at first use; triton; auto: the device's fastest."""
     log_every_steps: Annotated[int, Field(ge=1)] = 10
     """Steps between two records of the metrics."""
 

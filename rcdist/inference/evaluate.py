@@ -6,6 +6,7 @@ from rcdist.data.loader import eval_batches
 from rcdist.data.prepare import prepare_text
 from rcdist.data.shards import TokenCorpus
 from rcdist.inference.load import LoadedModel
+from rcdist.ops.project import WeightsQuantisedOnce
 from rcdist.train.evaluate import loss_metrics
 
 _TOKENS_PER_BATCH = 4096
@@ -34,8 +35,9 @@ def evaluate_text(
     seq_len = config.data.seq_len
     device = loaded.model.embedding.weight.device
     nats = tokens = 0.0
-    for batch in eval_batches(corpus, seq_len, max(_TOKENS_PER_BATCH // seq_len, 1), 0, 1, max_tokens):
-        moved = (batch.tokens_BT, batch.starts_BT, batch.targets_BT, batch.weights_BT)
-        nats += float(loaded.model(*(tensor.to(device) for tensor in moved)))
-        tokens += float(batch.weights_BT.sum())
+    with WeightsQuantisedOnce():
+        for batch in eval_batches(corpus, seq_len, max(_TOKENS_PER_BATCH // seq_len, 1), 0, 1, max_tokens):
+            moved = (batch.tokens_BT, batch.starts_BT, batch.targets_BT, batch.weights_BT)
+            nats += float(loaded.model(*(tensor.to(device) for tensor in moved)))
+            tokens += float(batch.weights_BT.sum())
     return loss_metrics(nats / tokens, bytes_per_token=corpus.bytes_per_token) | {"tokens": tokens}

@@ -7,6 +7,7 @@ import torch
 from rcdist.data.tokenizer import Tokenizer
 from rcdist.errors import ConfigError
 from rcdist.model.lm import LanguageModel
+from rcdist.ops.project import WeightsQuantisedOnce
 
 
 @torch.no_grad()
@@ -33,14 +34,17 @@ def generate_ids(
     """
     device = model.embedding.weight.device
     generator = torch.Generator("cpu").manual_seed(seed)
-    logits_BTV, state = model.prefill(torch.tensor([prompt_ids], device=device))
+    rounded = WeightsQuantisedOnce()
+    with rounded:
+        logits_BTV, state = model.prefill(torch.tensor([prompt_ids], device=device), last_only=True)
     logits_V = logits_BTV[0, -1]
     for _ in range(max_tokens):
         token = _choose(logits_V.float().cpu(), temperature, top_k, generator)
         if token == stop_id:
             return
         yield token
-        logits_BV, state = model.step(torch.tensor([token], device=device), state)
+        with rounded:
+            logits_BV, state = model.step(torch.tensor([token], device=device), state)
         logits_V = logits_BV[0]
 
 

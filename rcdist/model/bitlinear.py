@@ -2,16 +2,19 @@
 
 # Shapes: K input width, N output width, ... any leading dimensions (tokens).
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from rcdist.config import ModelConfig, ReservoirConfig, per_letter
 from rcdist.model.frozen import matrix_shape
 from rcdist.model.init import InitKey, matrix_std, ones
 from rcdist.model.reservoir import ReservoirBank
-from rcdist.ops.frozen import frozen_product
-from rcdist.ops.norm import rms_norm
-from rcdist.ops.quantise import Quantised, Rounding, quantise_tokens, quantise_weight
-from rcdist.ops.ternary import ternary_product
+from rcdist.ops.cross_entropy import linear_cross_entropy
+from rcdist.ops.gated import glu_quantise, readout_quantise
+from rcdist.ops.norm import add_norm_quantise, rms_norm
+from rcdist.ops.project import Frozen, Trained, project
+from rcdist.ops.quantise import Quantised, Rounding
 from rcdist.ops.topology import LinearMap
 from rcdist.plan import RESERVOIR_LETTER, BlockPlan, parse_plan
 
@@ -27,6 +30,42 @@ class Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., width) in the dtype of x."""
         return rms_norm(x, self.weight, self.eps)
+
+
+class QuantisedNorm(Norm):
+    """Add to the residual stream, normalise and round, as `ops.norm.add_norm_quantise` says."""
+
+    def __init__(self, width: int, eps: float, rounding: Rounding) -> None:
+        super().__init__(width, eps)
+        self.rounding = rounding
+
+    def forward(self, x: Tensor, delta: Tensor | None = None) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """Return the sum, and the three parts of its rounded norm."""
+        x, z = add_norm_quantise(x, delta, self.weight, self.eps, self.rounding)
+        return x, *z  # type: ignore[return-value]
+
+
+class GatedNorm(nn.Module):
+    """Gate one vector by another, normalise and round, as `ops.gated` says.
+
+    Args:
+        width: of both.
+        eps: of the norms.
+        rounding: of the result.
+        kind: glu: SiLU(a) b. readout: RMSNorm(a) SiLU(b), the norm with a gain of its own.
+    """
+
+    def __init__(self, width: int, eps: float, rounding: Rounding, kind: Literal["glu", "readout"]) -> None:
+        super().__init__()
+        self.weight = ones(width)
+        self.inner_weight = ones(width) if kind == "readout" else None
+        self.eps, self.rounding = eps, rounding
+
+    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+        """Return the three parts of the rounded norm."""
+        if self.inner_weight is None:
+            return glu_quantise(a, b, self.weight, self.eps, self.rounding)  # type: ignore[return-value]
+        return readout_quantise(a, b, self.inner_weight, self.weight, self.eps, self.rounding)  # type: ignore[return-value]
 
 
 class BitLinear(nn.Module):
@@ -47,8 +86,30 @@ class BitLinear(nn.Module):
         self.rounding = rounding
 
     def forward(self, handle: Tensor, values: Tensor, scale: Tensor | None) -> Tensor:
-        """Return (..., N) in the dtype of the handle; see `ops.ternary.ternary_product`."""
-        return ternary_product(Quantised(handle, values, scale), quantise_weight(self.weight, self.rounding))
+        """Return (..., N) in the dtype of the handle; see `ops.project.project`."""
+        return project(Quantised(handle, values, scale), [self.projection()])[0]
+
+    def projection(self) -> Trained:
+        """Return the matrix as `ops.project` takes it."""
+        return Trained(self.weight, self.rounding)
+
+
+class Head(BitLinear):
+    """Turn the last state of the residual stream into logits, or into the loss without keeping them."""
+
+    def forward(
+        self,
+        handle: Tensor,
+        values: Tensor,
+        scale: Tensor | None,
+        targets: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Return logits (..., V); or with targets the scalar of `ops.cross_entropy.linear_cross_entropy`."""
+        tokens = Quantised(handle, values, scale)
+        if targets is None:
+            return project(tokens, [self.projection()])[0]
+        return linear_cross_entropy(tokens, self.projection(), targets, weights)
 
 
 class FrozenLinear(nn.Module):
@@ -69,8 +130,12 @@ class FrozenLinear(nn.Module):
         self.register_parameter("gain", ones(bank.spec(key).shape[0]) if gain else None)
 
     def forward(self, handle: Tensor, values: Tensor, scale: Tensor | None) -> Tensor:
-        """Return (..., N) in the dtype of the handle; see `ops.frozen.frozen_product`."""
-        return frozen_product(Quantised(handle, values, scale), *self.linear_map(), self.gain)
+        """Return (..., N) in the dtype of the handle; see `ops.project.project`."""
+        return project(Quantised(handle, values, scale), [self.projection()])[0]
+
+    def projection(self) -> Frozen:
+        """Return the matrix as `ops.project` takes it."""
+        return Frozen(*self.linear_map(), self.gain)
 
     def linear_map(self) -> tuple[LinearMap, float]:
         """Return what multiplies by the matrix, and its scale; the gain is not in it."""
@@ -83,10 +148,24 @@ class FrozenLinear(nn.Module):
 
 
 class ProjectionBuilder:
-    """Build the projections of each block as the plan says, and remember the trained ones that are shared."""
+    """Build the projections of each block as the plan says, and remember the trained ones that are shared.
 
-    def __init__(self, model_config: ModelConfig, reservoir_config: ReservoirConfig, bank: ReservoirBank) -> None:
+    Args:
+        model_config: shape.
+        reservoir_config: the plan.
+        bank: the frozen matrices.
+        separately: modules built for it multiply inside each projection's own forward; see `project_layers`.
+    """
+
+    def __init__(
+        self,
+        model_config: ModelConfig,
+        reservoir_config: ReservoirConfig,
+        bank: ReservoirBank,
+        separately: bool = False,
+    ) -> None:
         self.model_config, self.reservoir_config, self.bank = model_config, reservoir_config, bank
+        self.separately = separately
         self._plan = parse_plan(reservoir_config.plan)
         self.blocks: tuple[BlockPlan, ...] = self._plan.tile(model_config.num_layers)
         self._shared: dict[str, BitLinear] = {}
@@ -108,8 +187,24 @@ class ProjectionBuilder:
         return BitLinear(init, shape, matrix_std(self.model_config, letter, shape[1]), self.model_config.rounding)
 
 
+Layer = BitLinear | FrozenLinear
+
+
+def project_layers(z: list[tuple[Tensor, ...]], layers: list[Layer], *, separately: bool) -> list[Tensor]:
+    """Multiply the inputs by layers, those that share one input together.
+
+    Args:
+        z: the three parts of a quantised input for each layer; one and the same object where it is shared.
+        layers: what multiplies.
+        separately: call each layer's own forward: ZeRO stage 3 gathers a weight around the module that holds it.
+    """
+    if separately or any(parts is not z[0] for parts in z):
+        return [layer(*parts) for layer, parts in zip(layers, z, strict=True)]
+    return project(Quantised(*z[0]), [layer.projection() for layer in layers])
+
+
 class InputNorms(nn.Module):
-    """Normalise and quantise the one input of several projections.
+    """Add to the residual stream, and normalise and quantise the one input of several projections.
 
     norm=shared: one RMSNorm, one quantisation for all. norm=per_projection: the block's norm, and then each name in
     `names` has a gain and a quantisation of its own, as in the public code.
@@ -117,15 +212,20 @@ class InputNorms(nn.Module):
 
     def __init__(self, config: ModelConfig, width: int, names: tuple[str, ...]) -> None:
         super().__init__()
-        self.norm = Norm(width, config.norm_eps)
-        self.rounding: Rounding = config.rounding
-        own = config.norm == "per_projection"
-        self.own = nn.ModuleList([Norm(width, config.norm_eps) for _ in names] if own else [])
+        self.is_shared = config.norm == "shared"
+        self.norm = self._build(config, width) if self.is_shared else Norm(width, config.norm_eps)
+        self.own = nn.ModuleList([] if self.is_shared else [self._build(config, width) for _ in names])
         self.num_names = len(names)
 
-    def forward(self, x: Tensor) -> list[Quantised]:
-        """Return one quantised input per name; with norm=shared they are one and the same object."""
+    @staticmethod
+    def _build(config: ModelConfig, width: int) -> QuantisedNorm:
+        return QuantisedNorm(width, config.norm_eps, config.rounding)
+
+    def forward(self, x: Tensor, delta: Tensor | None = None) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+        """Return x + delta, and one quantised input per name; with norm=shared they are one and the same object."""
+        if self.is_shared:
+            x, *z = self.norm(x, delta)
+            return x, [tuple(z)] * self.num_names
+        x = x if delta is None else x + delta
         z = self.norm(x)
-        if len(self.own) == 0:
-            return [quantise_tokens(z, self.rounding)] * self.num_names
-        return [quantise_tokens(norm(z), self.rounding) for norm in self.own]
+        return x, [tuple(norm(z)[1:]) for norm in self.own]

@@ -3,11 +3,9 @@
 # Shapes: B batch, T time, D model width, F inner width.
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from rcdist.model.bitlinear import InputNorms, Norm, ProjectionBuilder
+from rcdist.model.bitlinear import GatedNorm, InputNorms, ProjectionBuilder, project_layers
 from rcdist.model.init import InitKey
-from rcdist.ops.quantise import quantise_tokens
 
 
 class GLU(nn.Module):
@@ -24,17 +22,18 @@ class GLU(nn.Module):
     def __init__(self, builder: ProjectionBuilder, layer: int, init: InitKey) -> None:
         super().__init__()
         config = builder.model_config
-        self.rounding = config.rounding
+        self.separately = builder.separately
         # The public code has gate and up as one matrix: with norm=per_projection they have one norm between them.
         self.input = InputNorms(config, config.width, ("gate_up",))
         self.gate_proj = builder.build(layer, "G", init.at("gate_proj"))
         self.up_proj = builder.build(layer, "U", init.at("up_proj"))
         self.down_proj = builder.build(layer, "D", init.at("down_proj"))
-        self.down_norm = Norm(config.glu_width, config.norm_eps)
+        self.down_norm = GatedNorm(config.glu_width, config.norm_eps, config.rounding, "glu")
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """Return y_BTD in the dtype of x, to be added to x."""
-        (z,) = self.input(x_BTD)
-        inner_BTF = F.silu(self.gate_proj(*z)) * self.up_proj(*z)
-        y_BTD: Tensor = self.down_proj(*quantise_tokens(self.down_norm(inner_BTF), self.rounding))
-        return y_BTD
+    def forward(self, x_BTD: Tensor, delta_BTD: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return x + delta, and what the unit adds to that, both in the dtype of x."""
+        x_BTD, (z,) = self.input(x_BTD, delta_BTD)
+        layers = [self.gate_proj, self.up_proj]
+        gate_BTF, up_BTF = project_layers([z, z], layers, separately=self.separately)
+        y_BTD: Tensor = self.down_proj(*self.down_norm(gate_BTF, up_BTF))
+        return x_BTD, y_BTD

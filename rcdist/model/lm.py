@@ -7,12 +7,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rcdist.config import ModelConfig, ReservoirConfig
-from rcdist.model.bitlinear import BitLinear, InputNorms, ProjectionBuilder
+from rcdist.model.bitlinear import Head, InputNorms, ProjectionBuilder
 from rcdist.model.glu import GLU
 from rcdist.model.init import UNIT_GAIN, InitKey
 from rcdist.model.mlgru import MLGRU, state_width
 from rcdist.model.reservoir import ReservoirBank
-from rcdist.ops.cross_entropy import summed_cross_entropy
 
 
 class LowerBounds(nn.Module):
@@ -42,12 +41,20 @@ class Block(nn.Module):
         self.glu = GLU(builder, layer, init.at("glu"))
 
     def forward(
-        self, x_BTD: Tensor, gamma_D: Tensor | None, starts_BT: Tensor | None, h0_BS: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the new x_BTD and the state after the last token; see `MLGRU.forward`."""
-        mixed_BTD, state_BS = self.mlgru(x_BTD, gamma_D, starts_BT, h0_BS)
-        x_BTD = x_BTD + mixed_BTD
-        return x_BTD + self.glu(x_BTD), state_BS
+        self,
+        x_BTD: Tensor,
+        delta_BTD: Tensor | None,
+        gamma_D: Tensor | None,
+        starts_BT: Tensor | None,
+        h0_BS: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the residual stream x, what is still to be added to it, and the state after the last token.
+
+        The last addition waits for the next norm, which does it in the same pass; see `MLGRU.forward`.
+        """
+        x_BTD, mixed_BTD, state_BS = self.mlgru(x_BTD, gamma_D, starts_BT, h0_BS, delta_BTD)
+        x_BTD, delta_BTD = self.glu(x_BTD, mixed_BTD)
+        return x_BTD, delta_BTD, state_BS
 
 
 class LanguageModel(nn.Module):
@@ -59,6 +66,8 @@ class LanguageModel(nn.Module):
         bank: from `build_bank` or `ReservoirBank.from_packed`, with the same configuration.
         seed: with a parameter's name, decides its initial value.
         activation_checkpointing: recompute each block in the backward pass.
+        separately: multiply inside each matrix's own module, as ZeRO stage 3 needs; else products of one input share
+            what they have in common.
 
     Trained tensors have the default dtype. After `.to(torch.bfloat16)` norms, gates, the state and the loss are still
     computed in float32, and the bank stays int8. On the meta device nothing is generated. On a CPU, denormal numbers
@@ -72,13 +81,14 @@ class LanguageModel(nn.Module):
         bank: ReservoirBank,
         seed: int,
         activation_checkpointing: bool = False,
+        separately: bool = False,
     ) -> None:
         super().__init__()
         self.model_config, self.reservoir_config = model_config, reservoir_config
         self.activation_checkpointing = activation_checkpointing
         self.bank = bank
         init, width = InitKey(seed), model_config.width
-        builder = ProjectionBuilder(model_config, reservoir_config, bank)
+        builder = ProjectionBuilder(model_config, reservoir_config, bank, separately)
         shape = (model_config.vocab_size, width)
         embedding = init.at("embedding").at("weight").normal(shape, model_config.embedding_init_std)
         self.embedding = nn.Embedding(*shape, _weight=embedding)
@@ -88,7 +98,7 @@ class LanguageModel(nn.Module):
         self.blocks = nn.ModuleList(Block(builder, i, blocks.at(i)) for i in range(model_config.num_layers))
         self.output = InputNorms(model_config, width, ("head",))
         head_std = model_config.head_init_gain * UNIT_GAIN / width**0.5
-        self.head = BitLinear(init.at("head"), shape, head_std, model_config.rounding)
+        self.head = Head(init.at("head"), shape, head_std, model_config.rounding)
 
     def forward(
         self,
@@ -109,11 +119,14 @@ class LanguageModel(nn.Module):
             logits_BTV; or, with targets, the float32 scalar sum over positions of weight * nats.
         """
         assert weights_BT is None or targets_BT is not None, "weights belong to targets"
-        logits_BTV, _ = self._run(tokens_BT, starts_BT, None)
+        z, _ = self._run(tokens_BT, starts_BT, None)
         if targets_BT is None:
+            logits_BTV: Tensor = self.head(*z)
             return logits_BTV
+        flat = [None if part is None else part.flatten(0, 1) for part in z]
         weights_M = None if weights_BT is None else weights_BT.flatten()
-        return summed_cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), weights_M)
+        loss: Tensor = self.head(*flat, targets_BT.flatten(), weights_M)
+        return loss
 
     def init_state(self, batch_size: int) -> Tensor:
         """Return the state before any token: float32 zeros (L, B, S) on the model's device."""
@@ -122,27 +135,43 @@ class LanguageModel(nn.Module):
         return torch.zeros(self.model_config.num_layers, batch_size, width, dtype=wide, device=weight.device)
 
     def prefill(
-        self, tokens_BT: Tensor, state_LBS: Tensor | None = None, starts_BT: Tensor | None = None
+        self,
+        tokens_BT: Tensor,
+        state_LBS: Tensor | None = None,
+        starts_BT: Tensor | None = None,
+        *,
+        last_only: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Run all positions in parallel from a state; return logits_BTV and the state after the last one."""
-        return self._run(tokens_BT, starts_BT, self.init_state(len(tokens_BT)) if state_LBS is None else state_LBS)
+        """Run all positions in parallel from a state; return logits_BTV and the state after the last one.
+
+        last_only: only the last position's logits, (B, 1, V), as generation needs.
+        """
+        state_LBS = self.init_state(len(tokens_BT)) if state_LBS is None else state_LBS
+        z, state_LBS = self._run(tokens_BT, starts_BT, state_LBS)
+        if last_only:
+            z = tuple(part if part is None else part[:, -1:].contiguous() for part in z)
+        return self.head(*z), state_LBS
 
     def step(self, token_B: Tensor, state_LBS: Tensor) -> tuple[Tensor, Tensor]:
         """Run one position; return logits_BV and the next state. Cost and memory do not grow with the position."""
-        logits_BTV, state_LBS = self._run(token_B.unsqueeze(1), None, state_LBS)
-        return logits_BTV.squeeze(1), state_LBS
+        z, state_LBS = self._run(token_B.unsqueeze(1), None, state_LBS)
+        return self.head(*z).squeeze(1), state_LBS
 
-    def _run(self, tokens_BT: Tensor, starts_BT: Tensor | None, state_LBS: Tensor | None) -> tuple[Tensor, Tensor]:
-        x_BTD = self.embedding(tokens_BT)
+    def _run(
+        self, tokens_BT: Tensor, starts_BT: Tensor | None, state_LBS: Tensor | None
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the quantised input of the head, and the states after the last token."""
+        x_BTD, delta_BTD = self.embedding(tokens_BT), None
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
         states = []
         bounds = [None] * len(self.blocks) if self.lower_bounds is None else self.lower_bounds().unbind(0)
         for i, (block, gamma_D) in enumerate(zip(self.blocks, bounds, strict=True)):
-            arguments = (x_BTD, gamma_D, starts_BT, None if state_LBS is None else state_LBS[i])
+            arguments = (x_BTD, delta_BTD, gamma_D, starts_BT, None if state_LBS is None else state_LBS[i])
             if recompute:
-                x_BTD, last_BS = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
+                done = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
-                x_BTD, last_BS = block(*arguments)
-            states.append(last_BS)
-        (z,) = self.output(x_BTD)
-        return self.head(*z), torch.stack(states)
+                done = block(*arguments)
+            x_BTD, delta_BTD, state_BS = done
+            states.append(state_BS)
+        _, (z,) = self.output(x_BTD, delta_BTD)
+        return z, torch.stack(states)

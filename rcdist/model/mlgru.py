@@ -9,11 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rcdist.config import ModelConfig, ReservoirConfig
-from rcdist.model.bitlinear import FrozenLinear, InputNorms, Norm, ProjectionBuilder
+from rcdist.model.bitlinear import (
+    FrozenLinear,
+    GatedNorm,
+    InputNorms,
+    Layer,
+    ProjectionBuilder,
+    QuantisedNorm,
+    project_layers,
+)
 from rcdist.model.init import InitKey
-from rcdist.ops.quantise import quantise_tokens
 from rcdist.ops.recurrence import echo_scan, reset_scan
-from rcdist.ops.scan import scan
+from rcdist.ops.scan import forget_gate, gated_scan
 from rcdist.plan import RESERVOIR_LETTER, parse_plan
 
 Observer = Callable[[Tensor, Tensor], None]
@@ -55,7 +62,7 @@ class MLGRU(nn.Module):
         super().__init__()
         config, reservoir = builder.model_config, builder.reservoir_config
         width, eps = config.width, config.norm_eps
-        self.readout_norm, self.rounding = config.readout_norm, config.rounding
+        self.readout_norm, self.separately = config.readout_norm, builder.separately
         self.combine, self.output_gate, self.leak_rate = reservoir.combine, reservoir.output_gate, reservoir.leak_rate
         self.placement = reservoir.placement if builder.blocks[layer].insert else None
         self.state_width = state_width(config, reservoir)
@@ -69,9 +76,12 @@ class MLGRU(nn.Module):
         self.g_proj = builder.build(layer, "g", init.at("g_proj")) if self.output_gate == "full" else None
         self.g_bias = nn.Parameter(torch.zeros(width)) if self.output_gate == "tied" else None
         self.o_proj = builder.build(layer, "o", init.at("o_proj"))
-        self.g_norm = Norm(width, eps) if self.output_gate != "none" else None
-        self.o_norm = Norm(width, eps)
-        self.r_norm = Norm(width, eps) if self.placement == "post_scan" else None
+        self.o_norm = (
+            QuantisedNorm(width, eps, config.rounding)
+            if self.output_gate == "none"
+            else GatedNorm(width, eps, config.rounding, "readout")
+        )
+        self.r_norm = QuantisedNorm(width, eps, config.rounding) if self.placement == "post_scan" else None
         self.r_proj: FrozenLinear | None = None
         if self.placement is not None:
             built = builder.build(layer, RESERVOIR_LETTER, init.at("r_proj"))
@@ -79,8 +89,13 @@ class MLGRU(nn.Module):
             self.r_proj = built
 
     def forward(
-        self, x_BTD: Tensor, gamma_D: Tensor | None, starts_BT: Tensor | None = None, h0_BS: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        x_BTD: Tensor,
+        gamma_D: Tensor | None,
+        starts_BT: Tensor | None = None,
+        h0_BS: Tensor | None = None,
+        delta_BTD: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Run the mixer.
 
         Args:
@@ -88,73 +103,66 @@ class MLGRU(nn.Module):
             gamma_D: float32 lower bound of the forget gate, in [0, 1); None with a fixed leak rate.
             starts_BT: bool, True where a document starts: the state is 0 before it.
             h0_BS: float32 state before the first token. Zeros when None.
+            delta_BTD: is added to x first. None: nothing is.
 
         Returns:
-            y_BTD in the dtype of x, to be added to x, and the float32 state after the last token.
+            x + delta, and what the mixer adds to that, both in the dtype of x; and the float32 state after the last
+            token.
         """
         width = x_BTD.shape[-1]
-        z = dict(zip(self.names, self.input(x_BTD), strict=True))
+        x_BTD, inputs = self.input(x_BTD, delta_BTD)
+        layers = [self._layers()[name] for name in self.names]
+        projected = project_layers(inputs, layers, separately=self.separately)
+        pre = dict(zip(self.names, projected, strict=True))
         h0_BD = None if h0_BS is None else h0_BS[:, :width]
-        forget_BTD = None if self.f_proj is None else self.f_proj(*z["f"])
-        f_BTD = self._forget_gate(forget_BTD, gamma_D, x_BTD)
-        p_BTD = self.c_proj(*z["c"])
         pushed_last_BD = None
         if self.placement == "token_shift":
-            assert self.r_proj is not None
-            pushed_BTD = self.r_proj(*z["r"])
-            pushed_last_BD = pushed_BTD[:, -1]
-            p_BTD = p_BTD + _shift(pushed_BTD, None if h0_BS is None else h0_BS[:, width:], starts_BT)
-        h_BTD, last_BD = self._recur(f_BTD, p_BTD, z, h0_BD, starts_BT)
+            pushed_last_BD = pre["r"][:, -1]
+            before_BD = None if h0_BS is None else h0_BS[:, width:]
+            pre["c"] = pre["c"] + _shift(pre["r"], before_BD, starts_BT)
+        h_BTD, last_BD = self._recur(pre, gamma_D, h0_BD, starts_BT)
         if self.observer is not None:
-            self.observer(f_BTD, h_BTD)
+            self.observer(forget_gate(self._forget(pre), gamma_D, h_BTD), h_BTD)
         if self.placement == "post_scan":
             assert self.r_norm is not None and self.r_proj is not None
-            r_BTD = self.r_proj(*quantise_tokens(self.r_norm(h_BTD), self.rounding))
+            r_BTD = self.r_proj(*self.r_norm(h_BTD)[1:])
             h_BTD = h_BTD + r_BTD if self.combine == "add" else r_BTD
-        y_BTD = self._read_out(h_BTD, forget_BTD, z)
+        y_BTD: Tensor = self.o_proj(*self._read_out(h_BTD, pre))
         state_BS = last_BD
         if self.state_width > width:
             second = torch.zeros_like(last_BD) if pushed_last_BD is None else pushed_last_BD.to(last_BD.dtype)
             state_BS = torch.cat([last_BD, second], -1)
-        return self.o_proj(*quantise_tokens(self.o_norm(y_BTD), self.rounding)), state_BS
+        return x_BTD, y_BTD, state_BS
 
-    def _forget_gate(self, forget_BTD: Tensor | None, gamma_D: Tensor | None, x_BTD: Tensor) -> Tensor:
-        # The gate decides over hundreds of steps how much stays, so it is float32 under bfloat16 too.
-        wide = torch.promote_types(x_BTD.dtype, torch.float32)
-        if forget_BTD is None:
-            assert self.leak_rate != "trained"
-            return torch.full((), 1.0 - self.leak_rate, dtype=wide, device=x_BTD.device).expand(x_BTD.shape)
-        assert gamma_D is not None
-        return torch.lerp(forget_BTD.to(wide).sigmoid(), torch.ones_like(gamma_D, dtype=wide), gamma_D.to(wide))
+    def _layers(self) -> dict[str, Layer]:
+        """Return the projections of the input by name."""
+        found = {"f": self.f_proj, "c": self.c_proj, "g": self.g_proj, "r": self.r_proj}
+        return {name: layer for name, layer in found.items() if layer is not None}
+
+    def _forget(self, pre: dict[str, Tensor]) -> Tensor | float:
+        """Return the forget gate's pre-activation, or the fixed gate itself."""
+        return pre["f"] if self.leak_rate == "trained" else 1.0 - self.leak_rate
 
     def _recur(
-        self,
-        f_BTD: Tensor,
-        p_BTD: Tensor,
-        z: dict[str, tuple[Tensor, ...]],
-        h0_BD: Tensor | None,
-        starts: Tensor | None,
+        self, pre: dict[str, Tensor], gamma_D: Tensor | None, h0_BD: Tensor | None, starts_BT: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        if self.placement == "recurrent":
+        if self.placement in ("recurrent", "reset_gate"):
             assert self.r_proj is not None
+            f_BTD = forget_gate(self._forget(pre), gamma_D, pre["c"])
+            if self.placement == "reset_gate":
+                return reset_scan(f_BTD, pre["c"], pre["r"].sigmoid(), h0_BD, starts_BT)
             matrix, scale = self.r_proj.linear_map()
-            return echo_scan(f_BTD, p_BTD, matrix, scale, self.r_proj.gain, h0_BD, starts)
-        if self.placement == "reset_gate":
-            assert self.r_proj is not None
-            return reset_scan(f_BTD, p_BTD, self.r_proj(*z["r"]).sigmoid(), h0_BD, starts)
-        return scan(f_BTD, F.silu(p_BTD), h0_BD, starts)
+            return echo_scan(f_BTD, pre["c"], matrix, scale, self.r_proj.gain, h0_BD, starts_BT)
+        return gated_scan(self._forget(pre), pre["c"], gamma_D, h0_BD, starts_BT)
 
-    def _read_out(self, h_BTD: Tensor, forget_BTD: Tensor | None, z: dict[str, tuple[Tensor, ...]]) -> Tensor:
-        if self.output_gate == "none" or self.g_norm is None:
-            return F.silu(h_BTD) if self.readout_norm == "gate" else h_BTD
-        if self.g_proj is None:
-            assert forget_BTD is not None and self.g_bias is not None
-            gate_BTD = forget_BTD + self.g_bias
-        else:
-            gate_BTD = self.g_proj(*z["g"])
-        if self.readout_norm == "gate":
-            return self.g_norm(gate_BTD) * F.silu(h_BTD)
-        return self.g_norm(h_BTD) * F.silu(gate_BTD)
+    def _read_out(self, h_BTD: Tensor, pre: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        if self.output_gate == "none":
+            parts: tuple[Tensor, ...] = self.o_norm(F.silu(h_BTD) if self.readout_norm == "gate" else h_BTD)
+            return parts[1:]
+        gate_BTD = pre["g"] if self.g_bias is None else pre["f"] + self.g_bias
+        pair = (gate_BTD, h_BTD) if self.readout_norm == "gate" else (h_BTD, gate_BTD)
+        gated: tuple[Tensor, ...] = self.o_norm(*pair)
+        return gated
 
 
 def _shift(pushed_BTD: Tensor, before_BD: Tensor | None, starts_BT: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""RMSNorm, computed in float32 whatever the dtype of its input."""
+"""RMSNorm, computed in float32 whatever the dtype of its input; alone, and with residual add and int8 rounding."""
 
 # Shapes: D width of the last dimension, ... any leading dimensions.
 
@@ -6,6 +6,42 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from rcdist.ops.backend import backend_of
+from rcdist.ops.quantise import Quantised, Rounding, quantise_tokens
+
+
+def add_norm_quantise(
+    x: Tensor, delta: Tensor | None, gain_D: Tensor, eps: float, rounding: Rounding = "nearest"
+) -> tuple[Tensor, Quantised]:
+    """Add to the residual stream, and normalise and round the sum for the products that read it.
+
+    x' = x + delta;  z = Q8(RMSNorm(x') * gain)
+
+    Args:
+        x: (..., D), any float dtype.
+        delta: like x. None: nothing is added.
+        gain_D: one gain per channel.
+        eps: added to the mean square.
+        rounding: identity passes z through exactly.
+
+    Returns:
+        x' (x itself without delta) and z. With a fused backend the handle of z holds no values, only its gradient.
+
+    Cost: fused, one read of x and delta, one write of x' and of one byte per element; the reference writes the sum, the
+    norm and two intermediate tensors. Saved for backward: x' and one number per vector.
+    """
+    backend = backend_of(x) if rounding == "nearest" else "reference"
+    if backend == "cpu":
+        from rcdist.ops.norm_cpu import add_norm_quantise_cpu
+
+        return add_norm_quantise_cpu(x, delta, gain_D, eps)
+    if backend == "triton":
+        from rcdist.ops.norm_triton import add_norm_quantise_triton
+
+        return add_norm_quantise_triton(x, delta, gain_D, eps)
+    x = x if delta is None else x + delta
+    return x, quantise_tokens(rms_norm(x, gain_D, eps), rounding)
 
 
 def rms_norm(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:

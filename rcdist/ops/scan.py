@@ -6,6 +6,54 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from rcdist.ops.backend import backend_of
+
+
+def gated_scan(
+    pf_BTH: Tensor | float,
+    pc_BTH: Tensor,
+    gamma_H: Tensor | None = None,
+    h0_BH: Tensor | None = None,
+    starts_BT: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run the MLGRU recurrence from its pre-activations: gate, lower bound, SiLU and document reset inside.
+
+    f = gamma + (1 - gamma) sigmoid(pf);  c = SiLU(pc);  h[t] = f[t] h[t-1] + (1 - f[t]) c[t]
+
+    Args:
+        pf_BTH: pre-activation of the forget gate; or a number, the constant f.
+        pc_BTH: pre-activation of the candidate, of the same dtype.
+        gamma_H: lower bound of the forget gate, in [0, 1); None with a constant f.
+        h0_BH: state before the first token. Zeros when None.
+        starts_BT: bool, True where a document starts.
+
+    Returns:
+        h_BTH in the dtype of pc, and h_last_BH in float32 (float64 for float64).
+
+    Cost: linear in T. Fused, one read of pf and pc and one write of h; saved for backward: pf, pc and h.
+    """
+    backend = backend_of(pc_BTH)
+    if backend == "cpu":
+        from rcdist.ops.scan_cpu import gated_scan_cpu
+
+        return gated_scan_cpu(pf_BTH, pc_BTH, gamma_H, h0_BH, starts_BT)
+    if backend == "triton":
+        from rcdist.ops.scan_triton import gated_scan_triton
+
+        return gated_scan_triton(pf_BTH, pc_BTH, gamma_H, h0_BH, starts_BT)
+    return scan(forget_gate(pf_BTH, gamma_H, pc_BTH), F.silu(pc_BTH), h0_BH, starts_BT)
+
+
+def forget_gate(pf_BTH: Tensor | float, gamma_H: Tensor | None, like_BTH: Tensor) -> Tensor:
+    """Return f = gamma + (1 - gamma) sigmoid(pf), or the constant f, shaped like `like`, in float32 or wider."""
+    # The gate decides over hundreds of steps how much stays, so it is float32 under bfloat16 too.
+    wide = torch.promote_types(like_BTH.dtype, torch.float32)
+    if not isinstance(pf_BTH, Tensor):
+        return torch.full((), pf_BTH, dtype=wide, device=like_BTH.device).expand(like_BTH.shape)
+    assert gamma_H is not None
+    return torch.lerp(pf_BTH.to(wide).sigmoid(), torch.ones_like(gamma_H, dtype=wide), gamma_H.to(wide))
 
 
 def scan(

@@ -15,7 +15,9 @@ from rcdist.ops.matmul import matmul
 
 
 class LinearMap(Protocol):
-    """Multiply vectors by a matrix (N, K) that may never exist as a table of numbers."""
+    """Multiply vectors by a matrix of `shape` (N, K) that may never exist as a table of numbers."""
+
+    shape: tuple[int, int]
 
     def times(self, x_MK: Tensor) -> Tensor:
         """Return x A^T, (M, N), in the float dtype of x."""
@@ -130,6 +132,7 @@ class Ring:
 
     def __init__(self, parts: Mapping[str, Tensor], shape: tuple[int, int]) -> None:
         self.permutation_K, self.inverse_K = parts["permutation"], parts["inverse"]
+        self.shape = shape
 
     def to(self, dtype: torch.dtype) -> LinearMap:
         """Return the map itself: it has no table."""

@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from rcdist.config import JobConfig
 from rcdist.data.loader import MicroBatch
+from rcdist.ops.project import WeightsQuantisedOnce
 from rcdist.train.deepspeed_config import build_deepspeed_config, is_unwrapped
 from rcdist.train.optim import DECAY_GROUP, build_parameter_groups
 
@@ -99,18 +100,23 @@ class Engine:
         scale = self._world_size * self.num_micro_batches / global_tokens
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         grad_norm: float | None = None
-        for i, batch in enumerate(micro_batches):
-            loss = self._forward(batch)
-            loss_sum += loss.detach()
-            self._engine.backward(loss * scale)
-            if i + 1 == len(micro_batches) and self._is_unwrapped:
-                grad_norm = self._clip_or_drop()
-            self._engine.step()
+        with self._weights_kept():
+            for i, batch in enumerate(micro_batches):
+                loss = self._forward(batch)
+                loss_sum += loss.detach()
+                self._engine.backward(loss * scale)
+                if i + 1 == len(micro_batches) and self._is_unwrapped:
+                    grad_norm = self._clip_or_drop()
+                self._engine.step()
         dist.all_reduce(loss_sum)
         if grad_norm is None:
             grad_norm = float(self._engine.get_global_grad_norm())
         applied = math.isfinite(grad_norm) and self._engine.was_step_applied()
         return StepResult(float(loss_sum) / global_tokens, grad_norm, applied)
+
+    def _weights_kept(self) -> contextlib.AbstractContextManager[None]:
+        """Round the weights once per optimizer step; at stage 3 they are whole only while they are gathered."""
+        return contextlib.nullcontext() if self._zero_stage == 3 else WeightsQuantisedOnce()
 
     def _forward(self, batch: MicroBatch) -> torch.Tensor:
         moved = (batch.tokens_BT, batch.starts_BT, batch.targets_BT, batch.weights_BT)

@@ -19,6 +19,7 @@ from rcdist.data.tokenizer import load_tokenizer
 from rcdist.errors import DivergedError
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import ReservoirBank
+from rcdist.ops.backend import backend_of, force
 from rcdist.tracking.ledger import Ledger
 from rcdist.tracking.provenance import redact
 from rcdist.train.broadcast import receive_bank
@@ -83,6 +84,7 @@ def _train(
         bank,
         seed=config.seed,
         activation_checkpointing=config.train.activation_checkpointing,
+        separately=config.train.zero_stage == 3,
     )
     engine = Engine(model, config, world_size=world_size, device=device)
 
@@ -103,6 +105,8 @@ def _train(
     )
     health = Health(engine, bank)
     meter = Meter(config, payload["price"], ledger, wire, world_size, device)
+    if rank == 0:
+        print(f"backend {backend_of(next(engine.module.parameters()))}", flush=True)
     if rank == 0 and restored:
         print(f"resumed from {restored.name} at step {state.step}, window {state.cursor}", flush=True)
 
@@ -167,6 +171,7 @@ def _prepare_process(config: JobConfig, device: torch.device) -> None:
         # Denormals cost a factor of ten on CPU, and a decaying state is full of them.
         torch.set_flush_denormal(True)
     torch.manual_seed(config.seed)
+    force(config.train.backend)
 
 
 def _restore(config: JobConfig, engine: Engine, ledger: Ledger, state: LoopState) -> Path | None:

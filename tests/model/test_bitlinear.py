@@ -3,7 +3,7 @@
 import torch
 
 from rcdist.config import ModelConfig, ReservoirConfig
-from rcdist.model.bitlinear import BitLinear, FrozenLinear, InputNorms, ProjectionBuilder
+from rcdist.model.bitlinear import BitLinear, FrozenLinear, Head, InputNorms, ProjectionBuilder, project_layers
 from rcdist.model.init import InitKey
 from rcdist.model.reservoir import build_bank
 from rcdist.ops.quantise import quantise_tokens
@@ -55,12 +55,29 @@ def test_a_shared_trained_matrix_is_one_module() -> None:
 
 def test_shared_norm_quantises_once_and_own_norms_each() -> None:
     x = torch.randn(2, 3, 16)
-    shared = InputNorms(MODEL, 16, ("f", "c"))(x)
+    _, shared = InputNorms(MODEL, 16, ("f", "c"))(x)
     assert shared[0] is shared[1]
     config = MODEL.model_copy(update={"norm": "per_projection"})
     norms = InputNorms(config, 16, ("f", "c"))
     with torch.no_grad():
         norms.own[1].weight[0] = 5
-    own = norms(x)
-    assert not torch.equal(own[0].values, own[1].values)
+    total, own = norms(x, x)
+    assert torch.equal(total, 2 * x)
+    assert not torch.equal(own[0][1], own[1][1])
     assert sum(p.numel() for p in norms.parameters()) == 48
+
+
+def test_projections_of_one_input_are_those_of_each_alone() -> None:
+    build = builder("c@a")
+    layers = [build.build(0, letter, InitKey(0, letter)) for letter in "fcg"]
+    parts = tuple(quantise_tokens(torch.randn(2, 3, 16)))
+    together = project_layers([parts] * 3, layers, separately=False)
+    apart = project_layers([parts] * 3, layers, separately=True)
+    assert all(torch.equal(a, b) for a, b in zip(together, apart, strict=True))
+
+
+def test_the_head_s_loss_is_that_of_its_logits() -> None:
+    head = Head(InitKey(0, "head"), (50, 16), 0.1, "nearest")
+    parts, targets, weights = quantise_tokens(torch.randn(7, 16)), torch.randint(50, (7,)), torch.rand(7)
+    nats = torch.nn.functional.cross_entropy(head(*parts), targets, reduction="none")
+    torch.testing.assert_close(head(*parts, targets, weights), (nats * weights).sum())

@@ -92,6 +92,9 @@ def test_prefill_resumes(placement: str) -> None:
         second, resumed = model.prefill(tokens[:, 8:], state, starts[:, 8:])
     torch.testing.assert_close(torch.cat([first, second], 1), whole, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(resumed, last, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        only, same = model.prefill(tokens, starts_BT=starts, last_only=True)
+    assert torch.equal(only, whole[:, -1:]) and torch.equal(same, last)
     assert last.shape == model.init_state(3).shape
 
 

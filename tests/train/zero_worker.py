@@ -62,6 +62,7 @@ def build_model(config: JobConfig) -> LanguageModel:
         bank,
         config.seed,
         activation_checkpointing=config.train.activation_checkpointing,
+        separately=config.train.zero_stage == 3,
     )
 
 

@@ -1,0 +1,61 @@
+"""Two vectors gated, normalised and rounded: the readout of the MLGRU and the inside of the GLU."""
+
+# Shapes: D width of the last dimension, ... any leading dimensions.
+
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from rcdist.ops.backend import backend_of
+from rcdist.ops.norm import rms_norm
+from rcdist.ops.quantise import Quantised, Rounding, quantise_tokens
+
+Kind = Literal["glu", "readout"]
+
+
+def glu_quantise(a: Tensor, b: Tensor, gain_D: Tensor, eps: float, rounding: Rounding = "nearest") -> Quantised:
+    """Return Q8(RMSNorm(SiLU(a) * b) * gain), the input of the GLU's down projection.
+
+    Args:
+        a: (..., D) pre-activation of the gate.
+        b: (..., D) output of the up projection.
+        gain_D: gain of the norm.
+        eps: added to the mean square.
+        rounding: identity passes the result through exactly.
+
+    Cost: fused, one read of a and b and one byte written per element. Saved for backward: a and b.
+    """
+    if rounding == "nearest" and backend_of(a) != "reference":
+        return _fused("glu", a, b, None, gain_D, eps)
+    return quantise_tokens(rms_norm(F.silu(a) * b, gain_D, eps), rounding)
+
+
+def readout_quantise(
+    a: Tensor, b: Tensor, a_gain_D: Tensor, gain_D: Tensor, eps: float, rounding: Rounding = "nearest"
+) -> Quantised:
+    """Return Q8(RMSNorm(RMSNorm(a) * a_gain * SiLU(b)) * gain), the input of the MLGRU's output projection.
+
+    Args:
+        a: (..., D), normalised: the gate's pre-activation, or the states with readout_norm=state.
+        b: (..., D), through SiLU: the other of the two.
+        a_gain_D: gain of the first norm.
+        gain_D: gain of the second norm.
+        eps: added to both mean squares.
+        rounding: identity passes the result through exactly.
+
+    Cost: as `glu_quantise`.
+    """
+    if rounding == "nearest" and backend_of(a) != "reference":
+        return _fused("readout", a, b, a_gain_D, gain_D, eps)
+    return quantise_tokens(rms_norm(rms_norm(a, a_gain_D, eps) * F.silu(b), gain_D, eps), rounding)
+
+
+def _fused(kind: Kind, a: Tensor, b: Tensor, a_gain_D: Tensor | None, gain_D: Tensor, eps: float) -> Quantised:
+    if backend_of(a) == "cpu":
+        from rcdist.ops.gated_cpu import gated_quantise_cpu
+
+        return gated_quantise_cpu(kind, a, b, a_gain_D, gain_D, eps)
+    from rcdist.ops.gated_triton import gated_quantise_triton
+
+    return gated_quantise_triton(kind, a, b, a_gain_D, gain_D, eps)

@@ -1,0 +1,113 @@
+"""Every operation that has fused backends, called on random inputs of odd sizes, as functions of backend and dtype."""
+
+import torch
+from torch import Tensor
+
+from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.model.reservoir import ReservoirBank, build_bank
+from rcdist.ops.backend import Choice, forced
+from rcdist.ops.cross_entropy import linear_cross_entropy
+from rcdist.ops.gated import glu_quantise, readout_quantise
+from rcdist.ops.norm import add_norm_quantise
+from rcdist.ops.project import Frozen, Trained, project
+from rcdist.ops.quantise import Quantised, quantise_tokens
+from rcdist.ops.scan import gated_scan
+from tests.ops.backends import TOLERANCE, assert_near, assert_same_codes, compare
+
+EPS = 1e-6
+
+
+def leaf(*shape: int, dtype: torch.dtype, positive: bool = False) -> Tensor:
+    made = torch.rand(shape) + 0.5 if positive else torch.randn(shape)
+    return made.to(dtype).requires_grad_()
+
+
+def check_norm(backend: Choice, dtype: torch.dtype, width: int, has_delta: bool) -> None:
+    x, gain = leaf(3, 5, width, dtype=dtype), leaf(width, dtype=dtype, positive=True)
+    delta = leaf(3, 5, width, dtype=dtype) if has_delta else None
+    kept: list[Quantised] = []
+
+    def run() -> tuple[Tensor, ...]:
+        total, z = add_norm_quantise(x, delta, gain, EPS)
+        kept.append(z)
+        return (total * 1, z.handle) if has_delta else (z.handle,)
+
+    reference, fused = compare(backend, run, [t for t in (x, delta, gain) if t is not None], dtype)
+    assert_same_codes(kept[1], kept[0], dtype)
+    if has_delta:
+        assert torch.equal(reference[0], fused[0])
+
+
+def check_gated(backend: Choice, dtype: torch.dtype, width: int, kind: str) -> None:
+    a, b, gain = leaf(3, 5, width, dtype=dtype), leaf(3, 5, width, dtype=dtype), leaf(width, dtype=dtype, positive=True)
+    inner = leaf(width, dtype=dtype, positive=True)
+    kept: list[Quantised] = []
+
+    def run() -> tuple[Tensor, ...]:
+        z = glu_quantise(a, b, gain, EPS) if kind == "glu" else readout_quantise(a, b, inner, gain, EPS)
+        kept.append(z)
+        return (z.handle,)
+
+    compare(backend, run, [a, b, gain] if kind == "glu" else [a, b, gain, inner], dtype)
+    assert_same_codes(kept[1], kept[0], dtype)
+
+
+def check_scan(
+    backend: Choice, dtype: torch.dtype, shape: tuple[int, int, int], *, constant: bool, state: bool, starts: bool
+) -> None:
+    batch, time, width = shape
+    pf, pc = leaf(*shape, dtype=dtype), leaf(*shape, dtype=dtype)
+    gamma = (torch.rand(width) * 0.9).requires_grad_()
+    h0 = leaf(batch, width, dtype=torch.float32) if state else None
+    begins = torch.rand(batch, time) < 0.3 if starts else None
+    leaves = [pc] if constant else [pf, pc, gamma]
+
+    def run() -> tuple[Tensor, ...]:
+        return gated_scan(0.7 if constant else pf, pc, None if constant else gamma, h0, begins)
+
+    reference, fused = compare(backend, run, leaves + ([h0] if h0 is not None else []), dtype)
+    for found, expected in zip(fused, reference, strict=True):
+        assert found.dtype == expected.dtype
+        assert_near(found, expected, TOLERANCE[dtype], "states")
+
+
+def make_bank(letter: str, topology: str, width: int, glu_width: int) -> ReservoirBank:
+    config = ReservoirConfig(plan=letter + "@a", topology=topology, block_size=8)
+    return build_bank(ModelConfig(num_layers=1, width=width, glu_width=glu_width), config)
+
+
+def check_project(
+    backend: Choice, dtype: torch.dtype, letter: str, topology: str, *, gain: bool, zero_gain: bool = False
+) -> None:
+    """Multiply by a trained matrix and a frozen one together."""
+    bank = make_bank(letter, topology, 24, 48)
+    (spec,) = bank.specs
+    outputs, inputs = spec.shape
+    x, weight = leaf(3, 7, inputs, dtype=dtype), leaf(33, inputs, dtype=dtype)
+    gains = leaf(outputs, dtype=dtype, positive=True) if gain else None
+    if zero_gain:
+        assert gains is not None
+        with torch.no_grad():
+            gains[3] = 0
+    frozen = Frozen(bank.linear_map(spec.key), spec.scale, gains)
+
+    def run() -> list[Tensor]:
+        return project(quantise_tokens(x), [Trained(weight), frozen])
+
+    reference, fused = compare(backend, run, [t for t in (x, weight, gains) if t is not None], dtype)
+    for found, expected in zip(fused, reference, strict=True):
+        assert found.dtype == dtype
+        assert_near(found, expected, TOLERANCE[dtype], "product")
+
+
+def check_loss(backend: Choice, dtype: torch.dtype, rows: int, vocabulary: int, *, weighted: bool) -> None:
+    x, weight = leaf(rows, 24, dtype=dtype), leaf(vocabulary, 24, dtype=dtype)
+    targets, weights = torch.randint(vocabulary, (rows,)), torch.rand(rows) if weighted else None
+
+    def run() -> tuple[Tensor, ...]:
+        return (linear_cross_entropy(quantise_tokens(x), Trained(weight), targets, weights),)
+
+    reference, fused = compare(backend, run, [x, weight], dtype)
+    assert_near(fused[0], reference[0], TOLERANCE[dtype], "loss")
+    with torch.no_grad(), forced(backend):
+        assert_near(run()[0], fused[0].detach(), 1e-6, "loss without gradient")

@@ -1,0 +1,91 @@
+"""The compiled CPU backend against the reference: outputs and every gradient, odd sizes, resets, states."""
+
+import itertools
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from rcdist.ops import native
+from rcdist.ops.backend import backend_of, force, forced
+from rcdist.ops.norm import add_norm_quantise
+from tests.conftest import ROOT
+from tests.ops import cases
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+@pytest.fixture(autouse=True, params=[1, 2], ids=["one thread", "two threads"])
+def _threads(request: pytest.FixtureRequest) -> None:
+    torch.set_num_threads(request.param)
+
+
+def test_the_compiler_is_there_and_cpu_is_chosen() -> None:
+    assert native.is_available()
+    assert backend_of(torch.zeros(1)) == backend_of(torch.zeros(1).bfloat16()) == "cpu"
+    assert backend_of(torch.zeros(1).double()) == "reference"
+    with forced("reference"):
+        assert backend_of(torch.zeros(1)) == "reference"
+    force("triton")
+    assert backend_of(torch.zeros(1)) == "reference"
+    force("auto")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [3, 17, 64, 131])
+@pytest.mark.parametrize("has_delta", [True, False])
+def test_norm(dtype: torch.dtype, width: int, has_delta: bool) -> None:
+    cases.check_norm("cpu", dtype, width, has_delta)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [5, 17, 64, 131])
+@pytest.mark.parametrize("kind", ["glu", "readout"])
+def test_gated(dtype: torch.dtype, width: int, kind: str) -> None:
+    cases.check_gated("cpu", dtype, width, kind)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 9, 17), (3, 33, 131)])
+@pytest.mark.parametrize(("constant", "state", "starts"), list(itertools.product([True, False], repeat=3)))
+def test_scan(dtype: torch.dtype, shape: tuple[int, int, int], constant: bool, state: bool, starts: bool) -> None:
+    cases.check_scan("cpu", dtype, shape, constant=constant, state=state, starts=starts)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gain", [True, False])
+@pytest.mark.parametrize(
+    ("letter", "topology"),
+    [*itertools.product("cGD", ["dense", "hadamard", "block"]), ("c", "ring")],
+)
+def test_project(dtype: torch.dtype, letter: str, topology: str, gain: bool) -> None:
+    cases.check_project("cpu", dtype, letter, topology, gain=gain)
+
+
+def test_project_with_a_gain_of_zero() -> None:
+    cases.check_project("cpu", torch.float32, "G", "hadamard", gain=True, zero_gain=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "vocabulary"), [(1, 3), (37, 131), (133, 65_537)])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_loss(dtype: torch.dtype, rows: int, vocabulary: int, weighted: bool) -> None:
+    cases.check_loss("cpu", dtype, rows, vocabulary, weighted=weighted)
+
+
+def test_a_nan_comes_through() -> None:
+    x = torch.randn(2, 24)
+    x[1, 3] = float("nan")
+    _, z = add_norm_quantise(x, None, torch.ones(24), 1e-6)
+    assert z.scale is not None
+    assert z.scale.flatten().isnan().tolist() == [False, True]
+
+
+def test_without_a_compiler_the_reference_is_used_and_says_so(tmp_path: object) -> None:
+    code = "from rcdist.ops.backend import backend_of; import torch; print(backend_of(torch.zeros(1)))"
+    environment = {**os.environ, "CXX": "no-such-compiler", "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "reference\n"
+    assert "no-such-compiler" in done.stderr and "Install g++" in done.stderr and "Traceback" not in done.stderr
