@@ -21,6 +21,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["PYTHONWARNINGS"] = "ignore::FutureWarning:torch.distributed.c10d_logger"
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.pop("RAY_ADDRESS", None)
 # Ray reads its token once per process, at the first use of anything: it must be there before.
 _SECRETS = tempfile.TemporaryDirectory(prefix="rcdist-test-")

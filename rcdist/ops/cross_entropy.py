@@ -32,10 +32,15 @@ def linear_cross_entropy(
     Cost: 6 M V K FLOPs. Fused, logits exist for a few rows at a time only, and the gradients of tokens and head are
     computed at once with the loss, so that the forward pass costs all of it; the reference keeps all logits.
     """
-    if tokens.scale is not None and backend_of(tokens.handle) == "cpu":
+    backend = "reference" if tokens.scale is None else backend_of(tokens.handle)
+    if backend == "cpu":
         from rcdist.ops.cross_entropy_cpu import linear_cross_entropy_cpu
 
         return linear_cross_entropy_cpu(tokens, head, targets_M, weights_M)
+    if backend == "triton":
+        from rcdist.ops.cross_entropy_triton import linear_cross_entropy_triton
+
+        return linear_cross_entropy_triton(tokens, head, targets_M, weights_M)
     return summed_cross_entropy(project(tokens, [head])[0], targets_M, weights_M)
 
 

@@ -182,14 +182,15 @@ def hadamard_transform(x: Tensor, size: int) -> Tensor:
     """
     rows = 1 << (size.bit_length() - 1) // 2
     columns = size // rows
-    flat = x.reshape(-1, columns) @ _hadamard_matrix(columns, x.dtype, x.device)
+    flat = x.reshape(-1, columns) @ hadamard_matrix(columns, x.dtype, x.device)
     if rows > 1:
-        flat = torch.matmul(_hadamard_matrix(rows, x.dtype, x.device), flat.view(-1, rows, columns))
+        flat = torch.matmul(hadamard_matrix(rows, x.dtype, x.device), flat.view(-1, rows, columns))
     return flat.view(x.shape)
 
 
 @cache
-def _hadamard_matrix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def hadamard_matrix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the orthonormal symmetric Walsh-Hadamard matrix of a power of two."""
     index = torch.arange(size)
     shared_bits = index.unsqueeze(1) & index
     parity = sum((shared_bits >> bit) & 1 for bit in range(size.bit_length()))

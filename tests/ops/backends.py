@@ -24,8 +24,8 @@ def compare(
     for choice in ("reference", backend):
         with forced(choice):  # type: ignore[arg-type]
             outputs = tuple(run())
-            generator = torch.Generator().manual_seed(7)
-            weights = [torch.randn(output.shape, generator=generator).to(output.dtype) for output in outputs]
+            generator = torch.Generator("cpu").manual_seed(7)
+            weights = [torch.randn(output.shape, generator=generator, device="cpu").to(output) for output in outputs]
             gradients = torch.autograd.grad(outputs, leaves, weights)
         found.append((outputs, gradients))
     (reference, expected), (fused, gradients) = found

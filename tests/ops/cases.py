@@ -35,7 +35,8 @@ def check_norm(backend: Choice, dtype: torch.dtype, width: int, has_delta: bool)
     reference, fused = compare(backend, run, [t for t in (x, delta, gain) if t is not None], dtype)
     assert_same_codes(kept[1], kept[0], dtype)
     if has_delta:
-        assert torch.equal(reference[0], fused[0])
+        # Triton's interpreter truncates to bfloat16.
+        assert_near(fused[0], reference[0], 0 if dtype == torch.float32 else 2**-7, "sum")
 
 
 def check_gated(backend: Choice, dtype: torch.dtype, width: int, kind: str) -> None:
@@ -73,14 +74,23 @@ def check_scan(
 
 def make_bank(letter: str, topology: str, width: int, glu_width: int) -> ReservoirBank:
     config = ReservoirConfig(plan=letter + "@a", topology=topology, block_size=8)
-    return build_bank(ModelConfig(num_layers=1, width=width, glu_width=glu_width), config)
+    bank = build_bank(ModelConfig(num_layers=1, width=width, glu_width=glu_width), config)
+    return bank.to(torch.get_default_device())
 
 
 def check_project(
-    backend: Choice, dtype: torch.dtype, letter: str, topology: str, *, gain: bool, zero_gain: bool = False
+    backend: Choice,
+    dtype: torch.dtype,
+    letter: str,
+    topology: str,
+    *,
+    gain: bool,
+    zero_gain: bool = False,
+    width: int = 24,
+    glu_width: int = 48,
 ) -> None:
     """Multiply by a trained matrix and a frozen one together."""
-    bank = make_bank(letter, topology, 24, 48)
+    bank = make_bank(letter, topology, width, glu_width)
     (spec,) = bank.specs
     outputs, inputs = spec.shape
     x, weight = leaf(3, 7, inputs, dtype=dtype), leaf(33, inputs, dtype=dtype)

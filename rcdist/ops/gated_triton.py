@@ -1,0 +1,136 @@
+"""Readout and GLU as one Triton kernel per direction."""
+
+# Shapes: one program holds whole rows of D channels; M rows.
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rcdist.ops.norm_cpu import hollow
+from rcdist.ops.quantise import Quantised
+from rcdist.ops.triton_common import num_programs, num_warps, round_to_nearest
+
+
+def gated_quantise_triton(
+    kind: str, a: Tensor, b: Tensor, a_gain_D: Tensor | None, gain_D: Tensor, eps: float
+) -> Quantised:
+    """Compute `ops.gated.glu_quantise` or `readout_quantise` with Triton."""
+    return Quantised(*_Gated.apply(a, b, a_gain_D, gain_D, eps, kind == "glu"))
+
+
+@triton.jit
+def _forward_kernel(
+    a, b, a_gain, gain, codes, scale, inverses, rows, width, eps, IS_GLU: tl.constexpr, BLOCK: tl.constexpr
+):
+    m = tl.program_id(0)
+    row = m.to(tl.int64) * width
+    i = tl.arange(0, BLOCK)
+    inside = i < width
+    left = tl.load(a + row + i, mask=inside, other=0.0).to(tl.float32)
+    right = tl.load(b + row + i, mask=inside, other=0.0).to(tl.float32)
+    if IS_GLU:
+        u = left * tl.sigmoid(left) * right
+    else:
+        a_inverse = 1.0 / tl.sqrt(tl.sum(left * left) / width + eps)
+        tl.store(inverses + m, a_inverse)
+        left = left * a_inverse * tl.load(a_gain + i, mask=inside, other=0.0).to(tl.float32)
+        u = left * (right * tl.sigmoid(right))
+    u_inverse = 1.0 / tl.sqrt(tl.sum(u * u) / width + eps)
+    tl.store(inverses + rows + m, u_inverse)
+    z = u * u_inverse * tl.load(gain + i, mask=inside, other=0.0).to(tl.float32)
+    # A maximum drops NaN: what is not finite must reach the scale.
+    largest = tl.maximum(tl.max(tl.abs(z)), 1e-5) + tl.sum(z) * 0.0
+    tl.store(codes + row + i, round_to_nearest(z * (127.0 / largest)).to(tl.int8), mask=inside)
+    tl.store(scale + m, largest / 127.0)
+
+
+@triton.jit
+def _backward_kernel(
+    a, b, a_gain, gain, inverses, dz, da, db, da_gain, dgain, rows, width, IS_GLU: tl.constexpr, BLOCK: tl.constexpr
+):
+    program, count = tl.program_id(0), tl.num_programs(0)
+    i = tl.arange(0, BLOCK)
+    inside = i < width
+    gains = tl.load(gain + i, mask=inside, other=0.0).to(tl.float32)
+    sums, a_sums = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+    if not IS_GLU:
+        a_gains = tl.load(a_gain + i, mask=inside, other=0.0).to(tl.float32)
+    for m in range(program, rows, count):
+        row = tl.cast(m, tl.int64) * width
+        left = tl.load(a + row + i, mask=inside, other=0.0).to(tl.float32)
+        right = tl.load(b + row + i, mask=inside, other=0.0).to(tl.float32)
+        du = tl.load(dz + row + i, mask=inside, other=0.0).to(tl.float32)
+        u_inverse = tl.load(inverses + rows + m)
+        if IS_GLU:
+            gate = tl.sigmoid(left)
+            opened = left * gate
+            slope = gate * (1.0 + left * (1.0 - gate))
+            unit = opened * right * u_inverse
+        else:
+            a_inverse = tl.load(inverses + m)
+            gate = tl.sigmoid(right)
+            opened = right * gate
+            slope = gate * (1.0 + right * (1.0 - gate))
+            a_unit = left * a_inverse
+            normed = a_unit * a_gains
+            unit = normed * opened * u_inverse
+        sums += du * unit
+        du *= gains
+        du = (du - unit * (tl.sum(du * unit) / width)) * u_inverse
+        if IS_GLU:
+            tl.store(da + row + i, (du * right * slope).to(da.dtype.element_ty), mask=inside)
+            tl.store(db + row + i, (du * opened).to(db.dtype.element_ty), mask=inside)
+        else:
+            tl.store(db + row + i, (du * normed * slope).to(db.dtype.element_ty), mask=inside)
+            du *= opened
+            a_sums += du * a_unit
+            du *= a_gains
+            du = (du - a_unit * (tl.sum(du * a_unit) / width)) * a_inverse
+            tl.store(da + row + i, du.to(da.dtype.element_ty), mask=inside)
+    tl.store(dgain + program * width + i, sums, mask=inside)
+    if not IS_GLU:
+        tl.store(da_gain + program * width + i, a_sums, mask=inside)
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, a: Tensor, b: Tensor, a_gain_D: Tensor | None, gain_D: Tensor, eps: float, is_glu: bool
+    ) -> tuple[Tensor, ...]:
+        a, b, width = a.contiguous(), b.contiguous(), a.shape[-1]
+        rows = a.numel() // width
+        codes = torch.empty(a.shape, dtype=torch.int8, device=a.device)
+        scale = torch.empty(*a.shape[:-1], 1, dtype=torch.float32, device=a.device)
+        inverses = torch.empty(2, rows, device=a.device)
+        block = triton.next_power_of_2(width)
+        _forward_kernel[(rows,)](
+            *(a, b, gain_D if a_gain_D is None else a_gain_D, gain_D, codes, scale, inverses, rows, width, eps),
+            IS_GLU=is_glu,
+            BLOCK=block,
+            num_warps=num_warps(block),
+        )
+        ctx.is_glu = is_glu
+        ctx.save_for_backward(a, b, a_gain_D, gain_D, inverses)
+        ctx.mark_non_differentiable(codes, scale)
+        return hollow(a), codes, scale
+
+    @staticmethod
+    def backward(ctx: Any, dz: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        a, b, a_gain_D, gain_D, inverses = ctx.saved_tensors
+        rows, width = inverses.shape[1], a.shape[-1]
+        programs = num_programs(a, rows)
+        da, db = torch.empty_like(a), torch.empty_like(b)
+        da_gain, dgain = torch.empty(2, programs, width, device=a.device)
+        block = triton.next_power_of_2(width)
+        _backward_kernel[(programs,)](
+            *(a, b, gain_D if a_gain_D is None else a_gain_D, gain_D, inverses, dz.contiguous(), da, db),
+            *(da_gain, dgain, rows, width),
+            IS_GLU=ctx.is_glu,
+            BLOCK=block,
+            num_warps=num_warps(block),
+        )
+        da_gain_D = None if a_gain_D is None else da_gain.sum(0).to(a_gain_D.dtype)
+        return da, db, da_gain_D, dgain.sum(0).to(gain_D.dtype), None, None

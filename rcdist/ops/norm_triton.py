@@ -1,0 +1,129 @@
+"""Residual add, RMSNorm and int8 rounding as one Triton kernel per direction."""
+
+# Shapes: one program holds whole rows of D channels; M rows.
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rcdist.ops.norm_cpu import hollow
+from rcdist.ops.quantise import Quantised
+from rcdist.ops.triton_common import num_programs, num_warps, round_to_nearest
+
+
+def add_norm_quantise_triton(x: Tensor, delta: Tensor | None, gain_D: Tensor, eps: float) -> tuple[Tensor, Quantised]:
+    """Compute `ops.norm.add_norm_quantise` with Triton."""
+    if delta is None:
+        handle, codes, scale = _NormQuantise.apply(x, gain_D, eps)
+        return x, Quantised(handle, codes, scale)
+    x, handle, codes, scale = _AddNormQuantise.apply(x, delta, gain_D, eps)
+    return x, Quantised(handle, codes, scale)
+
+
+@triton.jit
+def _forward_kernel(
+    x, delta, x_new, gain, codes, scale, inverse, width, eps, HAS_DELTA: tl.constexpr, BLOCK: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, BLOCK)
+    inside = i < width
+    value = tl.load(x + row * width + i, mask=inside, other=0.0).to(tl.float32)
+    if HAS_DELTA:
+        value += tl.load(delta + row * width + i, mask=inside, other=0.0).to(tl.float32)
+        rounded = value.to(x_new.dtype.element_ty)
+        tl.store(x_new + row * width + i, rounded, mask=inside)
+        value = rounded.to(tl.float32)
+    inverse_rms = 1.0 / tl.sqrt(tl.sum(value * value) / width + eps)
+    z = value * inverse_rms * tl.load(gain + i, mask=inside, other=0.0).to(tl.float32)
+    # A maximum drops NaN: what is not finite must reach the scale.
+    largest = tl.maximum(tl.max(tl.abs(z)), 1e-5) + tl.sum(z) * 0.0
+    tl.store(codes + row * width + i, round_to_nearest(z * (127.0 / largest)).to(tl.int8), mask=inside)
+    tl.store(scale + row, largest / 127.0)
+    tl.store(inverse + row, inverse_rms)
+
+
+@triton.jit
+def _backward_kernel(x, gain, inverse, dz, dx_new, dx, dgain, rows, width, HAS_DX: tl.constexpr, BLOCK: tl.constexpr):
+    program, count = tl.program_id(0), tl.num_programs(0)
+    i = tl.arange(0, BLOCK)
+    inside = i < width
+    gains = tl.load(gain + i, mask=inside, other=0.0).to(tl.float32)
+    sums = tl.zeros([BLOCK], tl.float32)
+    for m in range(program, rows, count):
+        row = tl.cast(m, tl.int64) * width
+        scale = tl.load(inverse + m)
+        unit = tl.load(x + row + i, mask=inside, other=0.0).to(tl.float32) * scale
+        dy = tl.load(dz + row + i, mask=inside, other=0.0).to(tl.float32)
+        sums += dy * unit
+        dy *= gains
+        value = (dy - unit * (tl.sum(dy * unit) / width)) * scale
+        if HAS_DX:
+            value += tl.load(dx_new + row + i, mask=inside, other=0.0).to(tl.float32)
+        tl.store(dx + row + i, value.to(dx.dtype.element_ty), mask=inside)
+    tl.store(dgain + program * width + i, sums, mask=inside)
+
+
+def _forward(x: Tensor, delta: Tensor | None, gain_D: Tensor, eps: float) -> tuple[Tensor, ...]:
+    width = x.shape[-1]
+    rows = x.numel() // width
+    x = x.contiguous()
+    x_new = x if delta is None else torch.empty_like(x)
+    codes = torch.empty(x.shape, dtype=torch.int8, device=x.device)
+    scale = torch.empty(*x.shape[:-1], 1, dtype=torch.float32, device=x.device)
+    inverse = torch.empty(rows, dtype=torch.float32, device=x.device)
+    block = triton.next_power_of_2(width)
+    _forward_kernel[(rows,)](
+        *(x, x if delta is None else delta.contiguous(), x_new, gain_D, codes, scale, inverse, width, eps),
+        HAS_DELTA=delta is not None,
+        BLOCK=block,
+        num_warps=num_warps(block),
+    )
+    return x_new, codes, scale, inverse
+
+
+def _backward(ctx: Any, dz: Tensor, dx_new: Tensor | None) -> tuple[Tensor, Tensor]:
+    x, gain_D, inverse = ctx.saved_tensors
+    rows, width = inverse.numel(), x.shape[-1]
+    programs = num_programs(x, rows)
+    dx, dgain = torch.empty_like(x), torch.empty(programs, width, device=x.device)
+    block = triton.next_power_of_2(width)
+    _backward_kernel[(programs,)](
+        *(x, gain_D, inverse, dz.contiguous(), x if dx_new is None else dx_new.contiguous(), dx, dgain, rows, width),
+        HAS_DX=dx_new is not None,
+        BLOCK=block,
+        num_warps=num_warps(block),
+    )
+    return dx, dgain.sum(0).to(gain_D.dtype)
+
+
+class _AddNormQuantise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, delta: Tensor, gain_D: Tensor, eps: float) -> tuple[Tensor, ...]:
+        x_new, codes, scale, inverse = _forward(x, delta, gain_D, eps)
+        ctx.save_for_backward(x_new, gain_D, inverse)
+        ctx.mark_non_differentiable(codes, scale)
+        ctx.set_materialize_grads(False)
+        return x_new, hollow(x_new), codes, scale
+
+    @staticmethod
+    def backward(ctx: Any, dx_new: Tensor | None, dz: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if dz is None:
+            return dx_new, dx_new, None, None
+        dx, dgain_D = _backward(ctx, dz, dx_new)
+        return dx, dx, dgain_D, None
+
+
+class _NormQuantise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain_D: Tensor, eps: float) -> tuple[Tensor, ...]:
+        x_new, codes, scale, inverse = _forward(x, None, gain_D, eps)
+        ctx.save_for_backward(x_new, gain_D, inverse)
+        ctx.mark_non_differentiable(codes, scale)
+        return hollow(x_new), codes, scale
+
+    @staticmethod
+    def backward(ctx: Any, dz: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        return (*_backward(ctx, dz, None), None)

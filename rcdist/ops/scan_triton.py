@@ -1,0 +1,240 @@
+"""The MLGRU recurrence with its gates as Triton kernels, parallel over sequences, channels and stretches of time."""
+
+# Shapes: B sequences, T time, H channels; C chunks of time. One program: one sequence, CHANNELS channels, one chunk.
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_CHANNELS = 32
+_UNROLL = 32
+_ENOUGH = 2**17
+"""Channels in flight, times chunks, that fill a device; fewer leave its memory idle while each waits for its loads."""
+
+
+def gated_scan_triton(
+    pf_BTH: Tensor | float,
+    pc_BTH: Tensor,
+    gamma_H: Tensor | None,
+    h0_BH: Tensor | None,
+    starts_BT: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Compute `ops.scan.gated_scan` with Triton.
+
+    With few sequences, time is cut into chunks: a first pass finds how each chunk maps the state before it to the one
+    after it, a small product over chunks gives every chunk its state, and a second pass writes the states.
+    """
+    pf, constant = (pf_BTH, 0.0) if isinstance(pf_BTH, Tensor) else (None, pf_BTH)
+    h_BTH, last_BH = _GatedScan.apply(pf, pc_BTH, gamma_H, h0_BH, starts_BT, constant)
+    return h_BTH, last_BH
+
+
+@triton.jit
+def _gate(pf, at, inside, gamma, constant, HAS_F: tl.constexpr):
+    if HAS_F:
+        s = tl.sigmoid(tl.load(pf + at, mask=inside, other=0.0).to(tl.float32))
+        return gamma + (1.0 - gamma) * s
+    return tl.zeros_like(gamma) + constant
+
+
+@triton.jit
+def _forward_kernel(
+    pf, pc, gamma, starts, before, h, end, decay, constant, time, width, chunk,
+    HAS_F: tl.constexpr, HAS_STARTS: tl.constexpr, WRITE: tl.constexpr, CHANNELS: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    b, part, chunks = tl.program_id(1).to(tl.int64), tl.program_id(2), tl.num_programs(2)
+    i = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = i < width
+    place = (b * chunks + part) * width + i
+    low = tl.zeros([CHANNELS], tl.float32)
+    if HAS_F:
+        low = tl.load(gamma + i, mask=inside, other=0.0).to(tl.float32)
+    state = tl.zeros([CHANNELS], tl.float32)
+    if WRITE:
+        state = tl.load(before + place, mask=inside, other=0.0)
+    total = tl.full([CHANNELS], 1.0, tl.float32)
+    zero = tl.zeros([CHANNELS], tl.int32)
+    first = part * chunk
+    stop = tl.minimum(first + chunk, time)
+    for t0 in range(first, stop, UNROLL):
+        for k in tl.static_range(UNROLL):
+            t = t0 + k
+            here = inside & (zero + t < stop)
+            at = (b * time + t) * width + i
+            f = _gate(pf, at, here, low, constant, HAS_F)
+            p = tl.load(pc + at, mask=here, other=0.0).to(tl.float32)
+            c = p * tl.sigmoid(p)
+            f = tl.where(here, f, 1.0)
+            kept = f
+            if HAS_STARTS:
+                begins = tl.load(starts + b * time + tl.minimum(t, time - 1))
+                kept = tl.where((begins != 0) & here, 0.0, f)
+            state = kept * state + (1.0 - f) * c
+            if WRITE:
+                tl.store(h + at, state.to(h.dtype.element_ty), mask=here)
+            else:
+                total *= kept
+    tl.store(end + place, state, mask=inside)
+    if not WRITE:
+        tl.store(decay + place, total, mask=inside)
+
+
+@triton.jit
+def _backward_kernel(
+    pf, pc, gamma, starts, h0, h, dh, after, dpf, dpc, dgamma, begin, decay, constant, time, width, chunk,
+    HAS_F: tl.constexpr, HAS_STARTS: tl.constexpr, HAS_H0: tl.constexpr, WRITE: tl.constexpr,
+    CHANNELS: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    # carry: gradient of the state at the end of step t, without what step t's own output gets.
+    b, part, chunks = tl.program_id(1).to(tl.int64), tl.program_id(2), tl.num_programs(2)
+    i = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = i < width
+    place = (b * chunks + part) * width + i
+    low = tl.zeros([CHANNELS], tl.float32)
+    if HAS_F:
+        low = tl.load(gamma + i, mask=inside, other=0.0).to(tl.float32)
+    carry = tl.zeros([CHANNELS], tl.float32)
+    if WRITE:
+        carry = tl.load(after + place, mask=inside, other=0.0)
+    total = tl.full([CHANNELS], 1.0, tl.float32)
+    bound = tl.zeros([CHANNELS], tl.float32)
+    zero = tl.zeros([CHANNELS], tl.int32)
+    first = part * chunk
+    stop = tl.minimum(first + chunk, time)
+    steps = tl.cdiv(stop - first, UNROLL)
+    for block in range(steps):
+        for k in tl.static_range(UNROLL):
+            t = stop - 1 - (block * UNROLL + k)
+            here = inside & (zero + t >= first)
+            at = (b * time + t) * width + i
+            f = tl.where(here, _gate(pf, at, here, low, constant, HAS_F), 1.0)
+            kept = f
+            if HAS_STARTS:
+                begins = tl.load(starts + b * time + tl.maximum(t, 0))
+                kept = tl.where((begins != 0) & here, 0.0, f)
+            carry += tl.load(dh + at, mask=here, other=0.0).to(tl.float32)
+            if WRITE:
+                p = tl.load(pc + at, mask=here, other=0.0).to(tl.float32)
+                a = tl.sigmoid(p)
+                slope = a * (1.0 + p * (1.0 - a))
+                tl.store(dpc + at, (carry * (1.0 - f) * slope).to(dpc.dtype.element_ty), mask=here)
+                if HAS_F:
+                    previous = tl.load(h + at - width, mask=here & (zero + t > 0), other=0.0).to(tl.float32)
+                    if HAS_H0:
+                        previous += tl.load(h0 + b * width + i, mask=here & (zero + t == 0), other=0.0)
+                    if HAS_STARTS:
+                        previous = tl.where((begins != 0) & here, 0.0, previous)
+                    df = (previous - p * a) * carry
+                    # sigmoid from f: s = (f - gamma) / (1 - gamma)
+                    rest = tl.where(here, (1.0 - f) / (1.0 - low), 0.0)
+                    bound += df * rest
+                    tl.store(dpf + at, (df * (f - low) * rest).to(dpf.dtype.element_ty), mask=here)
+            else:
+                total *= kept
+            carry *= kept
+    tl.store(begin + place, carry, mask=inside)
+    if WRITE:
+        tl.store(dgamma + place, bound, mask=inside)
+    else:
+        tl.store(decay + place, total, mask=inside)
+
+
+def num_chunks(batch: int, time: int, width: int) -> int:
+    """Return how many chunks time is cut into: one if sequences and channels alone fill the device."""
+    wanted = triton.cdiv(_ENOUGH, batch * width)
+    return 1 if wanted <= 2 else max(min(wanted, time // (2 * _UNROLL)), 1)
+
+
+class _GatedScan(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        pf_BTH: Tensor | None,
+        pc_BTH: Tensor,
+        gamma_H: Tensor | None,
+        h0_BH: Tensor | None,
+        starts_BT: Tensor | None,
+        constant: float,
+    ) -> tuple[Tensor, Tensor]:
+        pf, pc = None if pf_BTH is None else pf_BTH.contiguous(), pc_BTH.contiguous()
+        gamma = None if gamma_H is None else gamma_H.float().contiguous()
+        h0 = None if h0_BH is None else h0_BH.float().contiguous()
+        starts = None if starts_BT is None else starts_BT.contiguous().view(torch.uint8)
+        batch, time, width = pc.shape
+        chunks = num_chunks(batch, time, width)
+        chunk = triton.cdiv(triton.cdiv(time, chunks), _UNROLL) * _UNROLL
+        chunks = triton.cdiv(time, chunk)
+        end, decay = torch.empty(2, batch, chunks, width, device=pc.device)
+        h = torch.empty_like(pc)
+        grid = (triton.cdiv(width, _CHANNELS), batch, chunks)
+
+        def run(before: Tensor, *, write: bool) -> None:
+            _forward_kernel[grid](
+                *(pc if pf is None else pf, pc, pc if gamma is None else gamma, pc if starts is None else starts),
+                *(before, h, end, decay, constant, time, width, chunk),
+                HAS_F=pf is not None,
+                HAS_STARTS=starts is not None,
+                WRITE=write,
+                CHANNELS=_CHANNELS,
+                UNROLL=_UNROLL,
+                num_warps=1,
+            )
+
+        state = pc.new_zeros(batch, width, dtype=torch.float32) if h0 is None else h0
+        if chunks == 1:
+            before = state.unsqueeze(1)
+        else:
+            run(decay, write=False)
+            before = _through_chunks(state, decay, end)
+        run(before.contiguous(), write=True)
+        ctx.constant, ctx.chunk = constant, chunk
+        ctx.dtypes = tuple(None if x is None else x.dtype for x in (gamma_H, h0_BH))
+        ctx.save_for_backward(pf, pc, gamma, h0, starts, h)
+        ctx.set_materialize_grads(False)
+        return h, end[:, -1].clone()
+
+    @staticmethod
+    def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
+        pf, pc, gamma, h0, starts, h = ctx.saved_tensors
+        batch, time, width = pc.shape
+        chunk, chunks = ctx.chunk, triton.cdiv(time, ctx.chunk)
+        dh = torch.zeros_like(pc) if dh is None else dh.contiguous()
+        dpf, dpc = None if pf is None else torch.empty_like(pf), torch.empty_like(pc)
+        begin, decay, dgamma = torch.empty(3, batch, chunks, width, device=pc.device)
+        grid = (triton.cdiv(width, _CHANNELS), batch, chunks)
+
+        def run(after: Tensor, *, write: bool) -> None:
+            _backward_kernel[grid](
+                *(pc if pf is None else pf, pc, pc if gamma is None else gamma, pc if starts is None else starts),
+                *(pc if h0 is None else h0, h, dh, after, pc if dpf is None else dpf, dpc, dgamma, begin, decay),
+                *(ctx.constant, time, width, chunk),
+                HAS_F=pf is not None,
+                HAS_STARTS=starts is not None,
+                HAS_H0=h0 is not None,
+                WRITE=write,
+                CHANNELS=_CHANNELS,
+                UNROLL=_UNROLL,
+                num_warps=1,
+            )
+
+        carry = torch.zeros(batch, width, device=pc.device) if dlast is None else dlast.float()
+        if chunks == 1:
+            after = carry.unsqueeze(1)
+        else:
+            run(decay, write=False)
+            after = _through_chunks(carry, decay.flip(1), begin.flip(1)).flip(1)
+        run(after.contiguous(), write=True)
+        gamma_dtype, h0_dtype = ctx.dtypes
+        dgamma_H = None if gamma_dtype is None else dgamma.sum((0, 1)).to(gamma_dtype)
+        return dpf, dpc, dgamma_H, None if h0_dtype is None else begin[:, 0].to(h0_dtype), None, None
+
+
+def _through_chunks(state_BH: Tensor, decay_BCH: Tensor, end_BCH: Tensor) -> Tensor:
+    """Return the state before every chunk, (B, C, H), from what each chunk does to a state."""
+    states = [state_BH]
+    for decay_BH, end_BH in zip(decay_BCH.unbind(1)[:-1], end_BCH.unbind(1)[:-1], strict=True):
+        states.append(torch.addcmul(end_BH, decay_BH, states[-1]))
+    return torch.stack(states, 1)

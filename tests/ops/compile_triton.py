@@ -1,0 +1,72 @@
+"""Compile every Triton kernel for sm_90 without a GPU, in both dtypes: `python -m tests.ops.compile_triton`."""
+
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from rcdist.ops import cross_entropy_triton, gated_triton, norm_triton, product_triton, scan_triton
+
+_INTEGERS = {
+    "rows", "width", "time", "chunk", "M", "N", "K", "rows_class", "size", "x_stride", "width_in", "out_stride",
+    "width_out", "num_rows",
+}  # fmt: skip
+_FLOATS = {"eps", "constant"}
+_FLOAT32 = {
+    "scale", "inverse", "inverses", "dgain", "da_gain", "before", "end", "decay", "after", "dgamma", "begin", "h0",
+    "gamma", "columns", "h_p", "h_q", "logits", "weights", "nats",
+}  # fmt: skip
+_INT8 = {"codes", "ternary", "starts"}
+
+
+def _type_of(name: str, dtype: str, overrides: dict[str, str]) -> str:
+    if name in overrides:
+        return overrides[name]
+    if name in _INTEGERS:
+        return "i32"
+    if name in _FLOATS:
+        return "fp32"
+    if name in _INT8:
+        return "*i8"
+    return "*fp32" if name in _FLOAT32 else f"*{dtype}"
+
+
+def compile_kernel(kernel: Any, dtype: str, constants: dict[str, Any], **overrides: str) -> None:
+    """Compile one kernel with pointers of a dtype; print its name and size."""
+    signature = {
+        name: "constexpr" if name in constants else _type_of(name, dtype, overrides) for name in kernel.arg_names
+    }
+    source = ASTSource(kernel, signature, constants)
+    binary = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
+    print(f"sm_90 {kernel.fn.__module__}.{kernel.fn.__name__} {dtype}: {len(binary.asm['cubin'])} bytes of cubin")
+
+
+def main() -> None:
+    """Compile all."""
+    scan = {"HAS_F": True, "HAS_STARTS": True, "CHANNELS": 32, "UNROLL": 4}
+    stage = {"GATHER": True, "BEFORE": True, "STACKED_IN": True, "COLUMNS_IN": False, "AFTER": False, "ROWS": True}
+    stage |= {"COLUMNS_OUT": True, "R": 4, "W": 1024, "P": 32, "Q": 32}
+    for dtype in ("fp32", "bf16"):
+        compile_kernel(norm_triton._forward_kernel, dtype, {"HAS_DELTA": True, "BLOCK": 1024}, gain=f"*{dtype}")
+        compile_kernel(norm_triton._backward_kernel, dtype, {"HAS_DX": True, "BLOCK": 1024})
+        for is_glu in (True, False):
+            constants = {"IS_GLU": is_glu, "BLOCK": 1024}
+            compile_kernel(gated_triton._forward_kernel, dtype, constants)
+            if is_glu:
+                compile_kernel(gated_triton._backward_kernel, dtype, constants, da_gain="*fp32")
+        compile_kernel(scan_triton._forward_kernel, dtype, scan | {"WRITE": True})
+        compile_kernel(scan_triton._backward_kernel, dtype, scan | {"WRITE": True, "HAS_H0": True})
+        tiles = {"BM": 64, "BN": 64, "BK": 64}
+        compile_kernel(product_triton.product_kernel, dtype, tiles, rows="*fp32")
+        compile_kernel(product_triton._scale_rows_kernel, dtype, {"BLOCK": 4096}, rows="*fp32")
+        full = {"FULL": dtype == "fp32"}
+        compile_kernel(
+            product_triton._stage_kernel, dtype, stage | full, before="*i8", after="*i8", rows="*fp32", index="*i32"
+        )
+        loss = {"IS_TRAINED": True, "BLOCK": 4096}
+        compile_kernel(cross_entropy_triton._cross_entropy_kernel, dtype, loss, targets="*i64")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The Triton backend, interpreted on the CPU, against the reference: outputs and every gradient."""
+
+import itertools
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+from tests.ops import cases
+
+pytest.importorskip("triton")
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [5, 64, 131])
+@pytest.mark.parametrize("has_delta", [True, False])
+def test_norm(dtype: torch.dtype, width: int, has_delta: bool) -> None:
+    cases.check_norm("triton", dtype, width, has_delta)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [5, 64, 131])
+@pytest.mark.parametrize("kind", ["glu", "readout"])
+def test_gated(dtype: torch.dtype, width: int, kind: str) -> None:
+    cases.check_gated("triton", dtype, width, kind)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 37, 40), (1, 200, 3)])
+@pytest.mark.parametrize(("constant", "state", "starts"), list(itertools.product([True, False], repeat=3)))
+def test_scan(dtype: torch.dtype, shape: tuple[int, int, int], constant: bool, state: bool, starts: bool) -> None:
+    cases.check_scan("triton", dtype, shape, constant=constant, state=state, starts=starts)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gain", [True, False])
+@pytest.mark.parametrize(("letter", "topology"), [("c", "dense"), ("D", "dense"), ("G", "block"), ("c", "ring")])
+def test_project(dtype: torch.dtype, letter: str, topology: str, gain: bool) -> None:
+    cases.check_project("triton", dtype, letter, topology, gain=gain)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("letter", ["c", "G", "D"])
+def test_hadamard(dtype: torch.dtype, letter: str) -> None:
+    cases.check_project("triton", dtype, letter, "hadamard", gain=True, width=256, glu_width=576)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "vocabulary"), [(1, 3), (37, 131), (5, 5000)])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_loss(dtype: torch.dtype, rows: int, vocabulary: int, weighted: bool) -> None:
+    cases.check_loss("triton", dtype, rows, vocabulary, weighted=weighted)
+
+
+@pytest.mark.slow
+def test_every_kernel_compiles_for_sm_90_without_a_gpu() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.ops.compile_triton"]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    compiled = [line for line in done.stdout.splitlines() if line.startswith("sm_90")]
+    assert len(compiled) == 2 * 11, done.stdout
