@@ -42,10 +42,11 @@ def backend_of(x: Tensor) -> Backend:
     choice = _Forced.choice
     if choice in ("auto", "cpu") and native.supports(x) and native.is_available():
         return "cpu"
-    if choice in ("auto", "triton") and x.dtype != torch.float64 and has_triton():
-        # Triton's interpreter runs kernels on CPU tensors: for tests only.
-        if x.device.type == "cuda" or (choice == "triton" and os.environ.get("TRITON_INTERPRET") == "1"):
-            return "triton"
+    # Triton's interpreter runs kernels on CPU tensors: for tests only.
+    interpreted = choice == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    fits = (x.device.type == "cuda" or interpreted) and x.dtype != torch.float64
+    if choice in ("auto", "triton") and fits and has_triton():
+        return "triton"
     return "reference"
 
 

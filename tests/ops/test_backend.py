@@ -29,7 +29,8 @@ def test_the_compiler_is_there_and_cpu_is_chosen() -> None:
     with forced("reference"):
         assert backend_of(torch.zeros(1)) == "reference"
     force("triton")
-    assert backend_of(torch.zeros(1)) == "reference"
+    assert backend_of(torch.zeros(1)) == "triton"  # interpreted
+    assert backend_of(torch.zeros(1).double()) == "reference"
     force("auto")
 
 

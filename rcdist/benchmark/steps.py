@@ -1,0 +1,180 @@
+"""Whole training steps, prefill and decoding: our baseline over others' models, and a plan over our baseline."""
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rcdist.benchmark.operations import time_once
+from rcdist.benchmark.pairs import measure_pairs, ratio
+from rcdist.benchmark.port import Port
+from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.model.cost import count_parameters
+from rcdist.model.lm import LanguageModel
+from rcdist.model.reservoir import build_bank
+from rcdist.ops.project import WeightsQuantisedOnce
+
+_DECODED = 16
+
+
+def build_ours(
+    model: ModelConfig, reservoir: ReservoirConfig, device: torch.device, dtype: torch.dtype
+) -> LanguageModel:
+    """Build our model."""
+    built = LanguageModel(model, reservoir, build_bank(model, reservoir), seed=0)
+    return built.to(device=device, dtype=dtype)
+
+
+def build_llama(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Build a Hugging Face Llama of the same depth, width and vocabulary, and about as many parameters."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    # Attention has as many weights as the MLGRU's f, c, g, o; so the same inner width gives the same size.
+    config = LlamaConfig(
+        vocab_size=model.vocab_size,
+        hidden_size=model.width,
+        intermediate_size=model.glu_width,
+        num_hidden_layers=model.num_layers,
+        num_attention_heads=max(model.width // 64, 1),
+        max_position_embeddings=65536,
+        tie_word_embeddings=False,
+        attn_implementation="sdpa",
+        use_cache=False,
+    )
+    return LlamaForCausalLM(config).to(device=device, dtype=dtype)
+
+
+def loss_of(kind: str, model: nn.Module, tokens: Tensor) -> Tensor:
+    """Return the mean loss in nats of a model of a kind on (B, T + 1) tokens."""
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    loss: Tensor
+    if kind == "ours":
+        loss = model(inputs, None, targets) / targets.numel()
+    elif kind == "port":
+        loss = model(inputs, targets)
+    else:
+        logits = model(input_ids=inputs).logits
+        loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+    return loss
+
+
+def build(kind: str, model: ModelConfig, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Build the model of an arm: ours, port or llama."""
+    if kind == "ours":
+        return build_ours(model, ReservoirConfig(plan="T"), device, dtype)
+    if kind == "port":
+        return Port(model).to(device=device, dtype=dtype)
+    return build_llama(model, device, dtype)
+
+
+def training_step(kind: str, model: nn.Module, tokens: Tensor) -> Callable[[], float]:
+    """Return a step: forward, backward and a fused AdamW update."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def run() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        with WeightsQuantisedOnce():
+            loss = loss_of(kind, model, tokens)
+            loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return run
+
+
+def random_tokens(model: ModelConfig, batch: int, length: int, device: torch.device) -> Tensor:
+    """Return (batch, length + 1) token ids."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.randint(model.vocab_size, (batch, length + 1), generator=generator).to(device)
+
+
+def measure_step(
+    model: ModelConfig, batch: int, length: int, pairs: int, device: torch.device, others: tuple[str, ...]
+) -> dict[str, Any]:
+    """Time our baseline's step over the plain port's and a Llama's, each in its faster dtype."""
+    tokens = random_tokens(model, batch, length, device)
+    arms, dtypes, sizes = {}, {}, {}
+    for kind in ("ours", *others):
+        timed = {}
+        for dtype in (torch.float32, torch.bfloat16):
+            step = training_step(kind, build(kind, model, device, dtype), tokens)
+            timed[dtype] = min(time_once(step), time_once(step))
+            del step
+        best = min(timed, key=lambda dtype: timed[dtype])
+        chosen = build(kind, model, device, best)
+        dtypes[kind], sizes[kind] = str(best).removeprefix("torch."), sum(p.numel() for p in chosen.parameters())
+        arms[kind] = training_step(kind, chosen, tokens)
+    seconds = measure_pairs(arms, pairs)
+    found: dict[str, Any] = {kind: {"ratio": ratio(seconds["ours"], seconds[kind])} for kind in others}
+    found |= {"dtype": dtypes, "parameters": sizes}
+    found["median_s"] = {name: sorted(times)[len(times) // 2] for name, times in seconds.items()}
+    found["peak_bytes"] = {kind: _peak(kind, model, batch, length, device, dtypes[kind]) for kind in ("ours", *others)}
+    return found
+
+
+def _peak(kind: str, model: ModelConfig, batch: int, length: int, device: torch.device, dtype: str) -> int:
+    """Measure what a step adds to model and optimizer in a process of its own."""
+    request = {"kind": kind, "model": model.model_dump(), "batch": batch, "length": length, "dtype": dtype}
+    command = [sys.executable, "-m", "rcdist.benchmark.steps", json.dumps(request | {"device": device.type})]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return int(done.stdout.split()[-1])
+
+
+def measure_peak(request: dict[str, Any]) -> int:
+    """Return the bytes that the second step needs beyond what model, gradients and optimizer hold."""
+    device, dtype = torch.device(request["device"]), getattr(torch, request["dtype"])
+    model = ModelConfig(**request["model"])
+    tokens = random_tokens(model, request["batch"], request["length"], device)
+    built = build(request["kind"], model, device, dtype)
+    # Gradients, optimizer state and compiled kernels exist before the step that is measured.
+    training_step(request["kind"], built, tokens[:1, :9])()
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        training_step(request["kind"], built, tokens)()
+        return torch.cuda.max_memory_allocated(device) - before
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    training_step(request["kind"], built, tokens)()
+    # KiB on Linux.
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+
+
+def measure_deltas(
+    model: ModelConfig, reservoir: ReservoirConfig, batch: int, length: int, pairs: int, device: torch.device
+) -> dict[str, Any]:
+    """Compare a plan with plan T: stored parameters, training step, prefill and decode."""
+    dtype, baseline = torch.bfloat16, ReservoirConfig(plan="T")
+    tokens = random_tokens(model, batch, length, device)
+    built = {name: build_ours(model, plan, device, dtype) for name, plan in (("plan", reservoir), ("T", baseline))}
+    train = measure_pairs({name: training_step("ours", m, tokens) for name, m in built.items()}, pairs)
+    with torch.no_grad():
+        scopes = {name: WeightsQuantisedOnce() for name in built}
+
+        def prefill(name: str) -> None:
+            with scopes[name]:
+                built[name].prefill(tokens[:, :-1], last_only=True)
+
+        def decode(name: str) -> None:
+            state = built[name].init_state(batch)
+            with scopes[name]:
+                for t in range(_DECODED):
+                    _, state = built[name].step(tokens[:, t], state)
+
+        filled = measure_pairs({name: lambda name=name: prefill(name) for name in built}, pairs)  # type: ignore[misc]
+        decoded = measure_pairs({name: lambda name=name: decode(name) for name in built}, pairs)  # type: ignore[misc]
+    counts = [count_parameters(model, plan).stored for plan in (reservoir, baseline)]
+    found: dict[str, Any] = {"parameters": {"plan": counts[0], "T": counts[1], "ratio": counts[0] / counts[1]}}
+    for name, seconds in (("train", train), ("prefill", filled), ("decode", decoded)):
+        medians = {arm: sorted(times)[len(times) // 2] for arm, times in seconds.items()}
+        found[name] = {"ratio": ratio(seconds["plan"], seconds["T"]), "median_s": medians}
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_flush_denormal(True)
+    print(measure_peak(json.loads(sys.argv[1])))
