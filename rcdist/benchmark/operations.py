@@ -33,7 +33,9 @@ def measure_frozen(width: int, tokens: int, pairs: int, device: torch.device) ->
 
         return run
 
-    arms = {"trained": arm(Trained(torch.randn(width, width, device=device, dtype=dtype).requires_grad_()))}
+    arms: dict[str, Callable[[], object]] = {
+        "trained": arm(Trained(torch.randn(width, width, device=device, dtype=dtype).requires_grad_()))
+    }
     for topology in TOPOLOGIES:
         config = ReservoirConfig(plan="c@a", topology=topology)
         bank = build_bank(ModelConfig(num_layers=1, width=width), config).to(device)

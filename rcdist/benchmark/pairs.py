@@ -22,7 +22,7 @@ def measure_pairs(arms: Mapping[str, Arm], pairs: int, warm_up: int = 2) -> dict
     """
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for round_number in range(warm_up + pairs):
-        order = list(arms) if round_number % 2 == 0 else list(reversed(arms))
+        order = list(arms)[:: 1 if round_number % 2 == 0 else -1]
         for name in order:
             _synchronise()
             began = time.perf_counter()

@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -98,7 +99,8 @@ def measure_step(
 ) -> dict[str, Any]:
     """Time our baseline's step over the plain port's and a Llama's, each in its faster dtype."""
     tokens = random_tokens(model, batch, length, device)
-    arms, dtypes, sizes = {}, {}, {}
+    arms: dict[str, Callable[[], object]] = {}
+    dtypes, sizes = {}, {}
     for kind in ("ours", *others):
         timed = {}
         for dtype in (torch.float32, torch.bfloat16):
@@ -151,7 +153,8 @@ def measure_deltas(
     dtype, baseline = torch.bfloat16, ReservoirConfig(plan="T")
     tokens = random_tokens(model, batch, length, device)
     built = {name: build_ours(model, plan, device, dtype) for name, plan in (("plan", reservoir), ("T", baseline))}
-    train = measure_pairs({name: training_step("ours", m, tokens) for name, m in built.items()}, pairs)
+    steps: dict[str, Callable[[], object]] = {name: training_step("ours", m, tokens) for name, m in built.items()}
+    train = measure_pairs(steps, pairs)
     with torch.no_grad():
         scopes = {name: WeightsQuantisedOnce() for name in built}
 
@@ -165,8 +168,8 @@ def measure_deltas(
                 for t in range(_DECODED):
                     _, state = built[name].step(tokens[:, t], state)
 
-        filled = measure_pairs({name: lambda name=name: prefill(name) for name in built}, pairs)  # type: ignore[misc]
-        decoded = measure_pairs({name: lambda name=name: decode(name) for name in built}, pairs)  # type: ignore[misc]
+        filled = measure_pairs({name: partial(prefill, name) for name in built}, pairs)
+        decoded = measure_pairs({name: partial(decode, name) for name in built}, pairs)
     counts = [count_parameters(model, plan).stored for plan in (reservoir, baseline)]
     found: dict[str, Any] = {"parameters": {"plan": counts[0], "T": counts[1], "ratio": counts[0] / counts[1]}}
     for name, seconds in (("train", train), ("prefill", filled), ("decode", decoded)):

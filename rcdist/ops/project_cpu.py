@@ -145,7 +145,8 @@ def _frozen_forward(like: Tensor, codes: Tensor, rows: Tensor, matrix: LinearMap
         out = torch.empty(len(codes), matrix.shape[0], dtype=like.dtype)
         return _hadamard(codes, rows, None, columns, matrix, out, is_transposed=False, add=False)
     if isinstance(matrix, Block):
-        return _block_forward(like, codes, rows, matrix, columns)
+        out = torch.empty(len(codes), matrix.shape[0], dtype=like.dtype)
+        return _block(codes, rows, columns, matrix, out, is_transposed=False, add=False)
     return matrix.times(float_tokens(codes, rows, like.dtype)) * columns.to(like.dtype)
 
 
@@ -156,6 +157,9 @@ def _frozen_backward(dy: Tensor, matrix: LinearMap, columns: Tensor, total: Tens
         out = torch.empty(len(dy), matrix.shape[1], dtype=dy.dtype) if total is None else total
         dy = dy.contiguous()
         return _hadamard(dy, None, columns, None, matrix, out, is_transposed=True, add=total is not None)
+    if isinstance(matrix, Block):
+        out = torch.empty(len(dy), matrix.shape[1], dtype=dy.dtype) if total is None else total
+        return _block(dy.contiguous(), None, columns, matrix, out, is_transposed=True, add=total is not None)
     product = matrix.times_transposed((dy * columns).to(dy.dtype))
     return product if total is None else total.add_(product)
 
@@ -187,9 +191,20 @@ def _hadamard(
     return out
 
 
-def _block_forward(like: Tensor, codes: Tensor, rows: Tensor, matrix: Block, columns: Tensor) -> Tensor:
-    y = matrix.times(codes.to(like.dtype))
-    return (y * (rows.unsqueeze(1) * columns)).to(like.dtype)
+def _block(
+    x: Tensor, rows: Tensor | None, columns: Tensor, matrix: Block, out: Tensor, *, is_transposed: bool, add: bool
+) -> Tensor:
+    blocks, outputs, inputs = matrix.ternary_BRC.shape
+    table = matrix.ternary_BRC.float()
+    arguments: tuple[Tensor | None, ...]
+    if is_transposed:
+        arguments = (columns, None, matrix.inverse_N, None, table, out)
+        sizes = (outputs, inputs)
+    else:
+        arguments = (None, columns, None, matrix.permutation_N, table.transpose(1, 2).contiguous(), out)
+        sizes = (inputs, outputs)
+    call("block", out, x.dtype == torch.int8, x, rows, *arguments, len(x), blocks, *sizes, add)
+    return out
 
 
 def _gain_gradient(

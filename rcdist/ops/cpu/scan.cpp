@@ -4,6 +4,9 @@
 
 static const i64 CHANNELS = 128;  // one task: a stretch of channels of one sequence, its state in the nearest cache
 
+// exp(x) for a gate: beyond 40 it is open or shut anyway, and the product of two of them must stay finite.
+static inline float gate_exp(float x) { return fast_exp(x > 40.0f ? 40.0f : x); }
+
 // pf, pc: pre-activations, rows of `stride` elements; pf null: f = constant. h: rows of `width` elements.
 template <class T>
 static void scan_forward(
@@ -25,8 +28,10 @@ static void scan_forward(
                 if (pf) {
                     const T* f_row = pf + m * stride + first;
                     for (i64 i = 0; i < count; i++) {
-                        float low = gamma[first + i], f = low + (1.0f - low) * sigmoid(load(f_row + i));
-                        float p = load(c_row + i), c = p * sigmoid(p);
+                        // Both sigmoids with one division: 1/(1+a) = (1+b) r and 1/(1+b) = (1+a) r, r = 1/((1+a)(1+b)).
+                        float low = gamma[first + i], p = load(c_row + i);
+                        float a = 1.0f + gate_exp(-load(f_row + i)), b = 1.0f + gate_exp(-p), r = 1.0f / (a * b);
+                        float f = low + (1.0f - low) * (b * r), c = p * (a * r);
                         state[i] = c + f * (state[i] - c);
                         store(h_row + i, state[i]);
                     }

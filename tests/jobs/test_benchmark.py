@@ -1,0 +1,59 @@
+"""The benchmark's kinds on small sizes: what they report, never how fast."""
+
+import json
+
+import pytest
+
+from tests.jobs.run import run_job_script
+
+SMALL = "--pairs 2 --threads 1 --layers 1 --glu-width 64 --vocab-size 64 --seq-len 16 --batch 2 --width 64 --tokens 32"
+
+
+def run(kind: str, *more: str) -> dict:
+    code, output, errors = run_job_script("benchmark.py", [kind, "--json", *SMALL.split(), *more])
+    assert code == 0, errors
+    found: dict = json.loads(output)
+    assert found["pairs"] == 2 and found["threads"] == 1 and found["device"]
+    return found
+
+
+def check_ratio(found: dict) -> None:
+    assert 0 < found["ratio"]["low"] <= found["ratio"]["median"] <= found["ratio"]["high"]
+
+
+def test_frozen() -> None:
+    found = run("frozen")
+    for topology in ("dense", "block", "hadamard", "ring"):
+        check_ratio(found[topology])
+
+
+def test_deltas() -> None:
+    found = run("deltas", "--plan", "c@a", "--topology", "dense")
+    assert found["parameters"]["T"] - found["parameters"]["plan"] == -64  # one block: shared with nobody, plus a gain
+    for name in ("train", "prefill", "decode"):
+        check_ratio(found[name])
+
+
+def test_scan() -> None:
+    found = run("scan")
+    check_ratio(found["4096"])
+    assert found["512"]["ratio"]["median"] == 1.0
+
+
+@pytest.mark.slow
+def test_step() -> None:
+    found = run("step")
+    for other in ("port", "llama"):
+        check_ratio(found[other])
+    assert (
+        found["dtype"].keys() == found["parameters"].keys() == found["peak_bytes"].keys() == {"ours", "port", "llama"}
+    )
+    # The port has a norm for every projection, the Llama none for the gates.
+    sizes = found["parameters"]
+    assert abs(sizes["port"] - sizes["ours"]) < 0.1 * sizes["ours"] > abs(sizes["llama"] - sizes["ours"])
+
+
+def test_bad_plans_are_one_line() -> None:
+    code, _, errors = run_job_script("benchmark.py", ["deltas", *SMALL.split(), "--plan", "x"])
+    assert code == 2
+    assert errors.count("\n") == 1 and errors.startswith("reservoir.plan=")
