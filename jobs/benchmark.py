@@ -12,11 +12,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONP
 
 import torch
 import yaml
+from pydantic import ValidationError
 
 from rcdist.benchmark.operations import measure_frozen, measure_scan
 from rcdist.benchmark.pairs import describe_device
 from rcdist.benchmark.steps import measure_deltas, measure_step
 from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.config_errors import to_config_error
 from rcdist.errors import EXIT_BAD_CONFIG, RcdistError
 
 
@@ -58,7 +60,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     shape = (options.batch, options.seq_len, options.pairs, device)
     if options.kind == "step":
         return measure_step(model, *shape, others=tuple(filter(None, options.others.split(","))))
-    reservoir = ReservoirConfig(plan=options.plan, topology=yaml.safe_load(options.topology))
+    chosen = {"plan": options.plan, "topology": yaml.safe_load(options.topology)}
+    try:
+        reservoir = ReservoirConfig(**chosen)
+    except ValidationError as error:
+        raise to_config_error(error, ReservoirConfig, chosen, "the command line") from None
     return measure_deltas(model, reservoir, *shape)
 
 
@@ -80,8 +86,8 @@ def main(argv: list[str]) -> int:
     torch.set_flush_denormal(True)
     try:
         found = measure(options) | describe_device(torch.device(options.device)) | {"pairs": options.pairs}
-    except (RcdistError, ValueError) as error:
-        print(str(error).strip().splitlines()[-1], file=sys.stderr)
+    except RcdistError as error:
+        print(error, file=sys.stderr)
         return EXIT_BAD_CONFIG
     if options.json:
         print(json.dumps(found, indent=1))

@@ -20,7 +20,8 @@ class BitLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return Q8(RMSNorm(x)) Q158(W)^T with straight-through gradients."""
-        x, weight = F.rms_norm(x, x.shape[-1:], self.norm, self.eps), self.weight
+        weight: Tensor = self.weight
+        x = F.rms_norm(x, x.shape[-1:], self.norm, self.eps)
         if self.is_rounded:
             scale = 127.0 / x.abs().amax(-1, keepdim=True).clamp_(min=1e-5)
             x = x + ((x * scale).round().clamp(-128, 127) / scale - x).detach()
