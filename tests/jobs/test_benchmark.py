@@ -48,7 +48,7 @@ def test_step() -> None:
     assert (
         found["dtype"].keys() == found["parameters"].keys() == found["peak_bytes"].keys() == {"ours", "port", "llama"}
     )
-    assert 0 < found["peak_bytes"]["ours"] and 0 < found["peak_bytes"]["port"]
+    assert found["peak_bytes"]["ours"] > 0 and found["peak_bytes"]["port"] > 0
     # The port has a norm for every projection, the Llama none for the gates.
     sizes = found["parameters"]
     assert abs(sizes["port"] - sizes["ours"]) < 0.1 * sizes["ours"] > abs(sizes["llama"] - sizes["ours"])
