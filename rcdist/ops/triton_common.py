@@ -5,6 +5,7 @@ from functools import cache
 
 import torch
 import triton
+import triton.language as tl  # noqa: F401  Triton's interpreter demands it where a kernel's function is defined
 from torch import Tensor
 
 # Two multiplications and an addition may be fused, as in the other backends.
