@@ -20,6 +20,7 @@ from rcdist.benchmark.steps import measure_deltas, measure_step
 from rcdist.config import ModelConfig, ReservoirConfig
 from rcdist.config_errors import to_config_error
 from rcdist.errors import EXIT_BAD_CONFIG, RcdistError
+from rcdist.ops.host import prepare_host
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -82,8 +83,7 @@ def flatten(found: dict[str, Any], name: str = "") -> list[tuple[str, Any]]:
 def main(argv: list[str]) -> int:
     """Print a table, or with --json one object; the interval is 95 % of the median, by bootstrap over pairs."""
     options = parse(argv)
-    torch.set_num_threads(options.threads)
-    torch.set_flush_denormal(True)
+    prepare_host(options.threads)
     try:
         found = measure(options) | describe_device(torch.device(options.device)) | {"pairs": options.pairs}
     except RcdistError as error:

@@ -186,5 +186,4 @@ def measure_deltas(
 
 
 if __name__ == "__main__":
-    torch.set_flush_denormal(True)
     print(measure_peak(json.loads(sys.argv[1])))

@@ -11,6 +11,7 @@ from rcdist.data.tokenizer import Tokenizer, load_tokenizer
 from rcdist.errors import CheckpointError
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import build_bank
+from rcdist.ops.host import prepare_host
 from rcdist.train.checkpoint import CONFIG, TOKENIZER, Manifest, find_newest_valid, verify_checkpoint
 from rcdist.train.weights import read_trained_weights
 
@@ -56,6 +57,8 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
     Raises:
         CheckpointError: damaged, or its reservoir or tokenizer cannot be made again with the same digest.
     """
+    if device.type == "cpu":
+        prepare_host()
     folder, manifest = resolve_checkpoint(path)
     config = JobConfig(**json.loads((folder / CONFIG).read_text()))
     bank = build_bank(config.model, config.reservoir)

@@ -71,7 +71,7 @@ class LanguageModel(nn.Module):
 
     Trained tensors have the default dtype. After `.to(torch.bfloat16)` norms, gates, the state and the loss are still
     computed in float32, and the bank stays int8. On the meta device nothing is generated. On a CPU, denormal numbers
-    slow everything down: call `torch.set_flush_denormal(True)` once per process.
+    slow everything down: call `ops.host.prepare_host` once per process.
     """
 
     def __init__(

@@ -20,6 +20,7 @@ from rcdist.errors import DivergedError
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import ReservoirBank
 from rcdist.ops.backend import backend_of, force
+from rcdist.ops.host import prepare_host
 from rcdist.tracking.ledger import Ledger
 from rcdist.tracking.provenance import redact
 from rcdist.train.broadcast import receive_bank
@@ -167,9 +168,7 @@ def _prepare_process(config: JobConfig, device: torch.device) -> None:
     # Ray Train's workers log every report in full on the root logger; the driver prints one line of it.
     logging.getLogger().setLevel(logging.WARNING)
     if device.type == "cpu":
-        torch.set_num_threads(max(int(config.cluster.cpus_per_worker), 1))
-        # Denormals cost a factor of ten on CPU, and a decaying state is full of them.
-        torch.set_flush_denormal(True)
+        prepare_host(max(int(config.cluster.cpus_per_worker), 1))
     torch.manual_seed(config.seed)
     force(config.train.backend)
 

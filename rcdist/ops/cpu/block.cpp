@@ -1,27 +1,19 @@
-// The block topology: a permutation around small dense products, row by row in cache.
+// The block topology: a permutation around small dense products, 16 tokens at a time.
 
-#include "common.h"
+#include "tile.h"
 
-typedef float v16 __attribute__((vector_size(64), aligned(4)));
+static const i64 TILE = 16;  // outputs that stay in registers
 
-static const i64 TILE = 64;  // outputs that stay in registers: four vectors
-
-static inline float load(const std::int8_t* p) { return float(*p); }
-
-// sums[TILE] = in (picked) times inputs x TILE of the table, whose rows have `stride` elements.
-static inline void full_tile(
-    const float* in, const std::int32_t* pick, const float* table, i64 stride, i64 inputs, float* sums) {
-    v16 a = {0}, b = {0}, c = {0}, d = {0};
+// sums[COUNT] = in (picked) times inputs x COUNT of the table, whose rows have `stride` elements.
+template <int COUNT>
+static inline void tile_product(
+    const v16* in, const std::int32_t* pick, const float* table, i64 stride, i64 inputs, v16* sums) {
+    v16 part[COUNT] = {};
     for (i64 i = 0; i < inputs; i++) {
-        float value = pick ? in[pick[i]] : in[i];
-        const v16* weights = (const v16*)(table + i * stride);
-        a += value * weights[0];
-        b += value * weights[1];
-        c += value * weights[2];
-        d += value * weights[3];
+        v16 value = pick ? in[pick[i]] : in[i];
+        for (int n = 0; n < COUNT; n++) part[n] += value * table[i * stride + n];
     }
-    v16* out = (v16*)sums;
-    out[0] = a, out[1] = b, out[2] = c, out[3] = d;
+    for (int n = 0; n < COUNT; n++) sums[n] = part[n];
 }
 
 // out = row * column_out * P_out (table P_in (x * column_in)): P_in picks inputs, P_out outputs, by index; null: none.
@@ -29,42 +21,30 @@ static inline void full_tile(
 template <class S, class T>
 static void block_product(
     const S* x, const float* row, const float* column_in, const float* column_out, const std::int32_t* pick_in,
-    const std::int32_t* pick_out, const float* table, T* out, i64 rows, i64 blocks, i64 inputs, i64 outputs, int add,
+    const std::int32_t* pick_out, const float* table, T* out, i64 rows, i64 blocks, i64 inputs, i64 outputs, bool add,
     int threads) {
     i64 width_in = blocks * inputs, width_out = blocks * outputs;
 #pragma omp parallel num_threads(threads)
     {
-        std::vector<float> buffer(width_in + width_out);
-        float *in = buffer.data(), *y = in + width_in;
+        Tiles tiles(width_in + width_out);
+        v16 *in = tiles.first, *y = in + width_in;
 #pragma omp for schedule(static)
-        for (i64 m = 0; m < rows; m++) {
-            const S* source = x + m * width_in;
-            for (i64 i = 0; i < width_in; i++) in[i] = column_in ? load(source + i) * column_in[i] : load(source + i);
-            for (i64 b = 0; b < blocks; b++)
-                for (i64 first = 0; first < outputs; first += TILE) {
-                    i64 count = outputs - first < TILE ? outputs - first : TILE;
-                    const float* part = table + b * inputs * outputs + first;
-                    const std::int32_t* pick = pick_in ? pick_in + b * inputs : nullptr;
-                    const float* from = pick_in ? in : in + b * inputs;
-                    float* sums = y + b * outputs + first;
-                    if (count == TILE) {
-                        full_tile(from, pick, part, outputs, inputs, sums);
-                        continue;
-                    }
-                    for (i64 n = 0; n < count; n++) sums[n] = 0;
-                    for (i64 i = 0; i < inputs; i++) {
-                        float value = pick ? from[pick[i]] : from[i];
-                        for (i64 n = 0; n < count; n++) sums[n] += value * part[i * outputs + n];
-                    }
-                }
-            float scale = row ? row[m] : 1.0f;
-            T* target = out + m * width_out;
-            for (i64 n = 0; n < width_out; n++) {
-                float value = y[pick_out ? pick_out[n] : n] * scale;
-                if (column_out) value *= column_out[n];
-                if (add) value += load(target + n);
-                store(target + n, value);
+        for (i64 m = 0; m < rows; m += LANES) {
+            i64 tokens = rows - m < LANES ? rows - m : LANES;
+            load_tile(x + m * width_in, width_in, tokens, column_in, width_in, in);
+            for (i64 b = 0; b < blocks; b++) {
+                const std::int32_t* pick = pick_in ? pick_in + b * inputs : nullptr;
+                const v16* from = pick_in ? in : in + b * inputs;
+                const float* part = table + b * inputs * outputs;
+                i64 n = 0;
+                for (; n + TILE <= outputs; n += TILE)
+                    tile_product<TILE>(from, pick, part + n, outputs, inputs, y + b * outputs + n);
+                for (; n < outputs; n++) tile_product<1>(from, pick, part + n, outputs, inputs, y + b * outputs + n);
             }
+            store_tile<T>(
+                [=](i64 n) { return y[pick_out ? pick_out[n] : n]; },
+                row_scales(row ? row + m : nullptr, tokens, 1.0f), column_out, out + m * width_out, width_out, tokens,
+                width_out, add);
         }
     }
 }

@@ -1,149 +1,124 @@
-// The hadamard topology: sign flips, Walsh-Hadamard transform, permutation, sign flips, transform; row by row in cache.
+// The hadamard topology: sign flips, Walsh-Hadamard transform, permutation, sign flips, transform; 16 tokens at a time.
 
-#include <omp.h>
+#include "tile.h"
 
-#include "common.h"
-
-typedef float v16 __attribute__((vector_size(64), aligned(4)));
-typedef int i16 __attribute__((vector_size(64)));
-
-static inline v16 butterfly(v16 x, i16 partner, v16 sign) { return __builtin_shuffle(x, partner) + x * sign; }
-
-// In place, unnormalised, over runs of `size` (a power of two, at least 8) channels.
-static void transform(float* x, i64 width, i64 size) {
-    i64 low = size < 16 ? size : 16;
-    if (low == 16) {
-        i16 partner[4];
-        v16 sign[4];
-        for (int stage = 0; stage < 4; stage++)
-            for (int lane = 0; lane < 16; lane++) {
-                partner[stage][lane] = lane ^ (1 << stage);
-                sign[stage][lane] = lane & (1 << stage) ? -1.0f : 1.0f;
-            }
-        for (i64 i = 0; i < width; i += 16) {
-            v16 v = *(v16*)(x + i);
-            for (int stage = 0; stage < 4; stage++) v = butterfly(v, partner[stage], sign[stage]);
-            *(v16*)(x + i) = v;
-        }
-    } else {
-        for (i64 i = 0; i < width; i += low)
-            for (i64 h = 1; h < low; h *= 2)
-                for (i64 j = 0; j < low; j++)
-                    if (!(j & h)) {
-                        float a = x[i + j], b = x[i + j + h];
-                        x[i + j] = a + b;
-                        x[i + j + h] = a - b;
+// STAGES stages of butterflies over channels that are `distance` apart: read once, written once.
+template <int STAGES, class Get>
+static inline void butterflies(v16* x, i64 width, i64 distance, Get get) {
+    const int RADIX = 1 << STAGES;
+    for (i64 i = 0; i < width; i += RADIX * distance)
+        for (i64 j = i; j < i + distance; j++) {
+            v16 v[RADIX];
+            for (int k = 0; k < RADIX; k++) v[k] = get(j + k * distance);
+            for (int step = 1; step < RADIX; step *= 2)
+                for (int k = 0; k < RADIX; k++)
+                    if (!(k & step)) {
+                        v16 a = v[k], b = v[k + step];
+                        v[k] = a + b;
+                        v[k + step] = a - b;
                     }
-    }
-    i64 h = low;
-    // Two stages at a time: half the trips through the cache.
-    for (; h * 4 <= size; h *= 4)
-        for (i64 i = 0; i < width; i += 4 * h)
-            for (i64 j = i; j < i + h; j++) {
-                float a = x[j], b = x[j + h], c = x[j + 2 * h], d = x[j + 3 * h];
-                float ab = a + b, amb = a - b, cd = c + d, cmd = c - d;
-                x[j] = ab + cd;
-                x[j + h] = amb + cmd;
-                x[j + 2 * h] = ab - cd;
-                x[j + 3 * h] = amb - cmd;
-            }
-    for (; h < size; h *= 2)
-        for (i64 i = 0; i < width; i += 2 * h)
-            for (i64 j = i; j < i + h; j++) {
-                float a = x[j], b = x[j + h];
-                x[j] = a + b;
-                x[j + h] = a - b;
-            }
+            for (int k = 0; k < RADIX; k++) x[j + k * distance] = v[k];
+        }
 }
 
-static inline float load(const std::int8_t* p) { return float(*p); }
+// x = the unnormalised transform of get(0 .. width) over runs of `size` (a power of two, at least 8) channels.
+template <class Get>
+static inline void transform(v16* x, i64 width, i64 size, Get get) {
+    butterflies<3>(x, width, 1, get);
+    auto own = [x](i64 i) { return x[i]; };
+    i64 distance = 8;
+    for (; distance * 8 <= size; distance *= 8) butterflies<3>(x, width, distance, own);
+    if (distance * 4 <= size) butterflies<2>(x, width, distance, own);
+    else if (distance * 2 <= size) butterflies<1>(x, width, distance, own);
+}
 
-// out[m, :outputs] = row[m] * column * (stacked square transforms of x[m, :width]). column or row may be null: 1.
+struct Shape {
+    i64 rows, width, outputs, size, stacked;
+    i64 count(i64 s) const { return outputs - s * width < width ? outputs - s * width : width; }
+    i64 tokens(i64 m) const { return rows - m < LANES ? rows - m : LANES; }
+};
+
+// out[m, :outputs] (+)= row[m] * column * (stacked square transforms of x[m, :width]). column or row may be null: 1.
 template <class S, class T>
 static void expand(
-    const S* x, i64 x_stride, const float* row, const float* column, const std::int8_t* signs,
-    const std::int32_t* permutation, T* out, i64 out_stride, i64 rows, i64 width, i64 outputs, i64 size, int add,
-    int threads) {
-    i64 stacked = (outputs + width - 1) / width;
+    const S* x, i64 x_stride, const float* row, const float* column, const float* signs,
+    const std::int32_t* permutation, T* out, i64 out_stride, Shape shape, bool add, int threads) {
+    i64 width = shape.width;
 #pragma omp parallel num_threads(threads)
     {
-        std::vector<float> buffer(2 * width);
-        float *a = buffer.data(), *b = a + width;
+        Tiles tiles(3 * width);
+        v16 *in = tiles.first, *a = in + width, *b = a + width;
 #pragma omp for schedule(static)
-        for (i64 m = 0; m < rows; m++)
-            for (i64 s = 0; s < stacked; s++) {
-                const std::int8_t* flip = signs + s * 2 * width;
+        for (i64 m = 0; m < shape.rows; m += LANES) {
+            i64 tokens = shape.tokens(m);
+            v16 scales = row_scales(row ? row + m : nullptr, tokens, 1.0f / float(shape.size));
+            load_tile(x + m * x_stride, x_stride, tokens, nullptr, width, in);
+            for (i64 s = 0; s < shape.stacked; s++) {
+                const float *first = signs + s * 2 * width, *second = first + width;
                 const std::int32_t* from = permutation + s * width;
-                for (i64 i = 0; i < width; i++) a[i] = load(x + m * x_stride + i) * float(flip[i]);
-                transform(a, width, size);
-                for (i64 i = 0; i < width; i++) b[i] = a[from[i]] * float(flip[width + i]);
-                transform(b, width, size);
-                float scale = (row ? row[m] : 1.0f) / float(size);
-                i64 count = outputs - s * width < width ? outputs - s * width : width;
-                T* y = out + m * out_stride + s * width;
-                const float* factor = column ? column + s * width : nullptr;
-                for (i64 i = 0; i < count; i++) {
-                    float value = b[i] * scale;
-                    if (factor) value *= factor[i];
-                    if (add) value += load(y + i);
-                    store(y + i, value);
-                }
+                transform(a, width, shape.size, [=](i64 i) { return in[i] * first[i]; });
+                transform(b, width, shape.size, [=](i64 i) { return a[from[i]] * second[i]; });
+                store_tile<T>(
+                    [=](i64 i) { return b[i]; }, scales, column ? column + s * width : nullptr,
+                    out + m * out_stride + s * width, out_stride, tokens, shape.count(s), add);
             }
+        }
     }
 }
 
 // The transpose: out[m, :width] (+)= row[m] * column_out * sum over stacked of the transposed transforms of
-// y[m, :outputs] * column_in.
+// y[m, :outputs] * column_in. second_moved: the second signs in the order in which the inverse permutation reads.
 template <class S, class T>
 static void contract(
-    const S* y, i64 y_stride, const float* row, const float* column_in, const float* column_out,
-    const std::int8_t* signs, const std::int32_t* inverse, T* out, i64 out_stride, i64 rows, i64 width, i64 outputs,
-    i64 size, int add, int threads) {
-    i64 stacked = (outputs + width - 1) / width;
+    const S* y, i64 y_stride, const float* row, const float* column_in, const float* column_out, const float* signs,
+    const float* second_moved, const std::int32_t* inverse, T* out, i64 out_stride, Shape shape, bool add,
+    int threads) {
+    i64 width = shape.width;
+    const v16 zero = {0};
 #pragma omp parallel num_threads(threads)
     {
-        std::vector<float> buffer(3 * width);
-        float *a = buffer.data(), *b = a + width, *sum = b + width;
+        Tiles tiles(3 * width);
+        v16 *a = tiles.first, *b = a + width, *sum = b + width;
 #pragma omp for schedule(static)
-        for (i64 m = 0; m < rows; m++) {
-            for (i64 i = 0; i < width; i++) sum[i] = 0;
-            for (i64 s = 0; s < stacked; s++) {
-                const std::int8_t* flip = signs + s * 2 * width;
+        for (i64 m = 0; m < shape.rows; m += LANES) {
+            i64 tokens = shape.tokens(m);
+            v16 scales = row_scales(row ? row + m : nullptr, tokens, 1.0f / float(shape.size));
+            for (i64 s = 0; s < shape.stacked; s++) {
+                const float *first = signs + s * 2 * width, *second = second_moved + s * width;
                 const std::int32_t* from = inverse + s * width;
-                i64 count = outputs - s * width < width ? outputs - s * width : width;
-                const S* source = y + m * y_stride + s * width;
-                const float* factor = column_in ? column_in + s * width : nullptr;
-                for (i64 i = 0; i < count; i++) a[i] = factor ? load(source + i) * factor[i] : load(source + i);
-                for (i64 i = count; i < width; i++) a[i] = 0;
-                transform(a, width, size);
-                for (i64 i = 0; i < width; i++) a[i] *= float(flip[width + i]);
-                for (i64 i = 0; i < width; i++) b[i] = a[from[i]];
-                transform(b, width, size);
-                for (i64 i = 0; i < width; i++) sum[i] += b[i] * float(flip[i]);
+                i64 count = shape.count(s);
+                load_tile(
+                    y + m * y_stride + s * width, y_stride, tokens, column_in ? column_in + s * width : nullptr, count,
+                    b);
+                for (i64 i = count; i < width; i++) b[i] = zero;
+                transform(a, width, shape.size, [=](i64 i) { return b[i]; });
+                transform(b, width, shape.size, [=](i64 i) { return a[from[i]] * second[i]; });
+                if (s == 0)
+                    for (i64 i = 0; i < width; i++) sum[i] = b[i] * first[i];
+                else
+                    for (i64 i = 0; i < width; i++) sum[i] += b[i] * first[i];
             }
-            float scale = (row ? row[m] : 1.0f) / float(size);
-            T* x = out + m * out_stride;
-            for (i64 i = 0; i < width; i++) {
-                float value = sum[i] * scale;
-                if (column_out) value *= column_out[i];
-                if (add) value += load(x + i);
-                store(x + i, value);
-            }
+            store_tile<T>(
+                [=](i64 i) { return sum[i]; }, scales, column_out, out + m * out_stride, out_stride, tokens, width, add);
         }
     }
 }
 
-// is_codes: x is int8 and out has the dtype; else both have it. is_transposed: contract, else expand.
+// signs: stacked x 2 x width. is_codes: x is int8 and out has the dtype; else both have it. is_transposed: contract.
 extern "C" void rc_hadamard(
     int dtype, int is_codes, int is_transposed, const void* x, i64 x_stride, const float* row, const float* column_in,
     const float* column_out, const std::int8_t* signs, const std::int32_t* index, void* out, i64 out_stride, i64 rows,
     i64 width, i64 outputs, i64 size, int add, int threads) {
+    Shape shape = {rows, width, outputs, size, (outputs + width - 1) / width};
+    std::vector<float> flips(shape.stacked * 2 * width), moved(shape.stacked * width);
+    for (std::size_t i = 0; i < flips.size(); i++) flips[i] = float(signs[i]);
+    for (i64 s = 0; s < shape.stacked; s++)
+        for (i64 i = 0; i < width; i++) moved[s * width + i] = flips[(2 * s + 1) * width + index[s * width + i]];
 #define CALL(S)                                                                                                       \
     DISPATCH(dtype, T, if (is_transposed) contract<S, T>(                                                             \
-        (const S*)x, x_stride, row, column_in, column_out, signs, index, (T*)out, out_stride, rows, width, outputs,    \
-        size, add, threads); else expand<S, T>(                                                                        \
-        (const S*)x, x_stride, row, column_out, signs, index, (T*)out, out_stride, rows, width, outputs, size, add,    \
-        threads))
+        (const S*)x, x_stride, row, column_in, column_out, flips.data(), moved.data(), index, (T*)out, out_stride,     \
+        shape, add, threads); else expand<S, T>(                                                                       \
+        (const S*)x, x_stride, row, column_out, flips.data(), index, (T*)out, out_stride, shape, add, threads))
     if (is_codes) {
         CALL(std::int8_t)
     } else if (dtype == 0) {

@@ -1,23 +1,33 @@
 // The MLGRU recurrence with sigmoid, lower bound, SiLU and document reset inside, forward and backward.
 
-#include "common.h"
+#include "vector.h"
 
-static const i64 CHANNELS = 128;  // one task: a stretch of channels of one sequence, its state in the nearest cache
+// The next state of a channel, or of 16. The share that is new is computed itself, not as 1 - f: it may be tiny.
+template <class V>
+static inline V advance(V share, V candidate, V state) {
+    return state + share * (candidate * sigmoid(candidate) - state);
+}
 
-// exp(x) for a gate: beyond 40 it is open or shut anyway, and the product of two of them must stay finite.
-static inline float gate_exp(float x) { return fast_exp(x > 40.0f ? 40.0f : x); }
+// Channels of one task, which is a stretch of channels of one sequence: as long as every thread has work, because
+// memory is read in rows.
+static i64 stretch(i64 batch, i64 width, int threads) {
+    i64 parts = (threads + batch - 1) / batch, count = (width + parts - 1) / parts;
+    return (count + 63) / 64 * 64;
+}
 
 // pf, pc: pre-activations, rows of `stride` elements; pf null: f = constant. h: rows of `width` elements.
 template <class T>
 static void scan_forward(
     const T* pf, const T* pc, i64 stride, float constant, const float* gamma, const float* h0,
     const std::uint8_t* starts, T* h, float* last, i64 batch, i64 time, i64 width, int threads) {
-    i64 tasks = (width + CHANNELS - 1) / CHANNELS;
+    i64 channels = stretch(batch, width, threads), tasks = (width + channels - 1) / channels;
+    const float fixed = 1.0f - constant;
 #pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
     for (i64 b = 0; b < batch; b++)
         for (i64 task = 0; task < tasks; task++) {
-            i64 first = task * CHANNELS, count = width - first < CHANNELS ? width - first : CHANNELS;
-            float state[CHANNELS];
+            i64 first = task * channels, count = width - first < channels ? width - first : channels;
+            std::vector<float> states(count);
+            float* state = states.data();
             for (i64 i = 0; i < count; i++) state[i] = h0 ? h0[b * width + first + i] : 0.0f;
             for (i64 t = 0; t < time; t++) {
                 i64 m = b * time + t;
@@ -25,22 +35,19 @@ static void scan_forward(
                     for (i64 i = 0; i < count; i++) state[i] = 0.0f;
                 const T* c_row = pc + m * stride + first;
                 T* h_row = h + m * width + first;
-                if (pf) {
-                    const T* f_row = pf + m * stride + first;
-                    for (i64 i = 0; i < count; i++) {
-                        // Both sigmoids with one division: 1/(1+a) = (1+b) r and 1/(1+b) = (1+a) r, r = 1/((1+a)(1+b)).
-                        float low = gamma[first + i], p = load(c_row + i);
-                        float a = 1.0f + gate_exp(-load(f_row + i)), b = 1.0f + gate_exp(-p), r = 1.0f / (a * b);
-                        float f = low + (1.0f - low) * (b * r), c = p * (a * r);
-                        state[i] = c + f * (state[i] - c);
-                        store(h_row + i, state[i]);
-                    }
-                } else {
-                    for (i64 i = 0; i < count; i++) {
-                        float p = load(c_row + i), c = p * sigmoid(p);
-                        state[i] = c + constant * (state[i] - c);
-                        store(h_row + i, state[i]);
-                    }
+                const T* f_row = pf ? pf + m * stride + first : nullptr;
+                i64 i = 0;
+                for (; i + LANES <= count; i += LANES) {
+                    v16 share = fixed + v16{0};
+                    if (pf) share = (1.0f - load16(gamma + first + i)) * sigmoid(-load16(f_row + i));
+                    v16 now = advance(share, load16(c_row + i), load16(state + i));
+                    store16(state + i, now);
+                    store16(h_row + i, now);
+                }
+                for (; i < count; i++) {
+                    float share = pf ? (1.0f - gamma[first + i]) * sigmoid(-load(f_row + i)) : fixed;
+                    state[i] = advance(share, load(c_row + i), state[i]);
+                    store(h_row + i, state[i]);
                 }
             }
             for (i64 i = 0; i < count; i++) last[b * width + first + i] = state[i];
@@ -53,12 +60,13 @@ static void scan_backward(
     const T* pf, const T* pc, i64 stride, float constant, const float* gamma, const float* h0,
     const std::uint8_t* starts, const T* h, const T* dh, const float* dlast, T* dpf, T* dpc, i64 dstride,
     float* dgamma, float* dh0, i64 batch, i64 time, i64 width, int threads) {
-    i64 tasks = (width + CHANNELS - 1) / CHANNELS;
+    i64 channels = stretch(batch, width, threads), tasks = (width + channels - 1) / channels;
 #pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
     for (i64 b = 0; b < batch; b++)
         for (i64 task = 0; task < tasks; task++) {
-            i64 first = task * CHANNELS, count = width - first < CHANNELS ? width - first : CHANNELS;
-            float carry[CHANNELS], bound[CHANNELS] = {0}, before[CHANNELS];
+            i64 first = task * channels, count = width - first < channels ? width - first : channels;
+            std::vector<float> buffer(3 * count);
+            float *carry = buffer.data(), *bound = carry + count, *before = bound + count;
             for (i64 i = 0; i < count; i++) carry[i] = dlast ? dlast[b * width + first + i] : 0.0f;
             for (i64 t = time - 1; t >= 0; t--) {
                 i64 m = b * time + t;

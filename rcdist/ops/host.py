@@ -1,0 +1,28 @@
+"""Prepare a process to compute on the CPU: threads, denormal numbers, and memory that stays with the process."""
+
+import ctypes
+
+import torch
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # names of glibc's malloc.h
+
+
+def prepare_host(threads: int | None = None) -> None:
+    """Set up this process once, before its first operation on a CPU.
+
+    Args:
+        threads: of one operation. None: torch's choice.
+
+    Denormal numbers are flushed to 0: a decaying state is full of them, and each costs a hundred times a normal one.
+    Freed memory is kept for the next tensor: else every large one is mapped anew and its pages are cleared at first
+    touch, which took 15 % of a training step (d 512, 6 blocks, 2048 tokens). The process then holds its peak.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # not glibc
+        return
+    for name, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**26)):
+        mallopt(ctypes.c_int(name), ctypes.c_int(value))
