@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from rcdist.benchmark.operations import measure_frozen, measure_scan
+from rcdist.benchmark.overhead import measure_data, measure_overhead
 from rcdist.benchmark.pairs import describe_device
 from rcdist.benchmark.steps import measure_deltas, measure_step
 from rcdist.config import ModelConfig, ReservoirConfig
@@ -26,7 +27,7 @@ from rcdist.ops.host import prepare_host
 def parse(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="jobs/benchmark.py", description=__doc__)
-    parser.add_argument("kind", choices=["frozen", "step", "deltas", "scan"])
+    parser.add_argument("kind", choices=["frozen", "step", "deltas", "scan", "overhead", "data"])
     parser.add_argument("--pairs", type=int, default=7, help="interleaved pairs")
     parser.add_argument("--json", action="store_true", help="print one object")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -40,6 +41,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=4, help="windows")
     parser.add_argument("--plan", default="cG@a", help="plan of deltas")
     parser.add_argument("--topology", default="hadamard", help="of its matrices, or a map '{c: dense, G: hadamard}'")
+    parser.add_argument("--workers", type=int, default=1, help="of overhead and data; leave a core to Ray")
     parser.add_argument("--others", default="port,llama", help="what step compares with")
     return parser.parse_args(argv)
 
@@ -49,6 +51,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(options.device)
     if options.kind == "frozen":
         return measure_frozen(options.width or 1024, options.tokens, options.pairs, device)
+    if options.kind == "overhead":
+        return measure_overhead(options.pairs, options.workers, device)
+    if options.kind == "data":
+        return measure_data(options.pairs, options.workers)
     if options.kind == "scan":
         lengths = [512, 1024, 4096] + ([32768] if device.type == "cuda" else [])
         return measure_scan(options.width or 1024, 16 * options.tokens, lengths, options.pairs, device)

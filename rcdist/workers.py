@@ -93,11 +93,6 @@ def worker_environment(workers: Workers) -> dict[str, str]:
         "DEEPSPEED_LOG_LEVEL": "warning",
         # DeepSpeed calls collectives under names that torch 2.13 has renamed: one warning per call site and worker.
         "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",
-        # Logits and activations are freed and taken again in every step: without these the allocator gives the pages
-        # back each time and the step spends 8 % of its time on page faults (measured on the tiny preset).
-        "MALLOC_MMAP_THRESHOLD_": "1000000000",
-        "MALLOC_TRIM_THRESHOLD_": "4000000000",
-        "MALLOC_TOP_PAD_": "100000000",
     }
     if not workers.use_gpu:
         # Must be set before DeepSpeed is imported; without a GPU it would probe for accelerators.

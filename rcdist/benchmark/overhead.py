@@ -1,0 +1,115 @@
+"""Whole runs: jobs/pretrain.py over a bare DeepSpeed loop, and how long a step of it waits for its data."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from rcdist.benchmark.pairs import ratio
+from rcdist.cli import dump_config
+from rcdist.config import JobConfig
+from rcdist.tracking.jsonl import MetricsLog
+
+_FIRST, _STEPS = 10, 60
+"""Steps that are not timed, and all steps."""
+
+
+def measure_overhead(pairs: int, workers: int, device: torch.device) -> dict[str, Any]:
+    """Time a step of the embedded defaults in jobs/pretrain.py and in a bare loop, in turn, start-up apart.
+
+    A run's step time is the wall time between two of its records over the steps between, so it has everything that
+    happens between steps: loader, records, MLflow and a reading of the health (twice as often as by default).
+    Evaluation and checkpoints are not in it: the bare loop has none.
+    """
+    runs: list[dict[str, float]] = []
+    bare: list[float] = []
+    with tempfile.TemporaryDirectory() as storage:
+        _run_system(storage, "warm-up", workers)  # fills the cache of tokenised text
+        for i in range(pairs):
+            for arm in ("run", "bare")[:: 1 if i % 2 == 0 else -1]:
+                if arm == "run":
+                    runs.append(_run_system(storage, f"pair-{i}", workers))
+                else:
+                    bare.append(_bare(workers, device))
+    seconds = [run["step_s"] for run in runs]
+    waits = [run["data_wait_share"] for run in runs]
+    return {
+        "overhead": {"ratio": ratio(seconds, bare)},
+        "data_wait_share": ratio(waits, [1.0] * len(waits)),
+        "median_s": {"run": median(seconds), "bare": median(bare)},
+    }
+
+
+def measure_data(pairs: int, workers: int) -> dict[str, Any]:
+    """Measure the share of a step that jobs/pretrain.py waits for its loader, over several runs."""
+    with tempfile.TemporaryDirectory() as storage:
+        _run_system(storage, "warm-up", workers)
+        runs = [_run_system(storage, f"run-{i}", workers) for i in range(pairs)]
+    waits = [run["data_wait_share"] for run in runs]
+    return {
+        "data_wait_share": ratio(waits, [1.0] * len(waits)),
+        "median_s": {"run": median(run["step_s"] for run in runs)},
+    }
+
+
+def _config(storage: str, name: str, workers: int) -> JobConfig:
+    return JobConfig(
+        name=name,
+        storage_path=storage,
+        cluster={"num_workers": workers},
+        train={"steps": _STEPS},
+        checkpoint={"every_steps": None},
+        evaluate={"every_steps": None, "yardsticks": False},
+        tracking={"health_every_steps": 50},
+    )
+
+
+def _run_system(storage: str, name: str, workers: int) -> dict[str, float]:
+    config = _config(storage, name, workers)
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(dump_config(config))
+        file.flush()
+        script = Path(__file__).resolve().parents[2] / "jobs" / "pretrain.py"
+        _check(subprocess.run([sys.executable, script, "--config", file.name], capture_output=True, text=True))
+    records = list(MetricsLog(config.run_dir).read())
+    began = next(record for record in records if record.step == _FIRST)
+    ended = records[-2]  # the last one waits for the evaluation at the end
+    timed = [record.metrics for record in records if _FIRST < record.step <= ended.step]
+    return {
+        "step_s": (ended.timestamp_ms - began.timestamp_ms) / 1000 / (ended.step - began.step),
+        "data_wait_share": sum(m["perf/data_wait_s"] for m in timed) / sum(m["perf/step_s"] for m in timed),
+    }
+
+
+def _bare(workers: int, device: torch.device) -> float:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = _config(tempfile.gettempdir(), "bare", workers).model_dump(mode="json")
+    request = json.dumps({"config": config, "first": _FIRST, "device": device.type})
+    started = []
+    for rank in range(workers):
+        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": workers, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = os.environ | {name: str(value) for name, value in ranks.items()} | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "rcdist.benchmark.bare", request]
+        started.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+    outputs = [(process.communicate(), process) for process in started]
+    done = [subprocess.CompletedProcess("bare", p.returncode, *texts) for texts, p in outputs]
+    for process in done:
+        _check(process)
+    return float(done[0].stdout.split()[-1])
+
+
+def _check(done: subprocess.CompletedProcess[str]) -> None:
+    if done.returncode:
+        print(done.stdout[-2000:], done.stderr[-4000:], sep="\n", file=sys.stderr)
+    done.check_returncode()
