@@ -18,6 +18,7 @@ from rcdist.benchmark.operations import measure_frozen, measure_scan
 from rcdist.benchmark.overhead import measure_data, measure_overhead
 from rcdist.benchmark.pairs import describe_device
 from rcdist.benchmark.steps import measure_deltas, measure_step
+from rcdist.benchmark.traffic import measure_traffic
 from rcdist.config import ModelConfig, ReservoirConfig
 from rcdist.config_errors import to_config_error
 from rcdist.errors import EXIT_BAD_CONFIG, RcdistError
@@ -27,7 +28,7 @@ from rcdist.ops.host import prepare_host
 def parse(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="jobs/benchmark.py", description=__doc__)
-    parser.add_argument("kind", choices=["frozen", "step", "deltas", "scan", "overhead", "data"])
+    parser.add_argument("kind", choices=["frozen", "step", "deltas", "scan", "overhead", "data", "bytes"])
     parser.add_argument("--pairs", type=int, default=7, help="interleaved pairs")
     parser.add_argument("--json", action="store_true", help="print one object")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -65,14 +66,20 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         vocab_size=options.vocab_size,
     )
     shape = (options.batch, options.seq_len, options.pairs, device)
+    if options.kind == "bytes":
+        return measure_traffic(model, options.batch, options.seq_len, read_plan(options))
     if options.kind == "step":
         return measure_step(model, *shape, others=tuple(filter(None, options.others.split(","))))
+    return measure_deltas(model, read_plan(options), *shape)
+
+
+def read_plan(options: argparse.Namespace) -> ReservoirConfig:
+    """Return the plan that is compared with T."""
     chosen = {"plan": options.plan, "topology": yaml.safe_load(options.topology)}
     try:
-        reservoir = ReservoirConfig(**chosen)
+        return ReservoirConfig(**chosen)
     except ValidationError as error:
         raise to_config_error(error, ReservoirConfig, chosen, "the command line") from None
-    return measure_deltas(model, reservoir, *shape)
 
 
 def flatten(found: dict[str, Any], name: str = "") -> list[tuple[str, Any]]:

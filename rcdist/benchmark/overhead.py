@@ -17,27 +17,27 @@ from rcdist.cli import dump_config
 from rcdist.config import JobConfig
 from rcdist.tracking.jsonl import MetricsLog
 
-_FIRST, _STEPS = 10, 60
-"""Steps that are not timed, and all steps."""
+_FIRST = 10
+"""Steps that are not timed; a record is written every so many steps."""
 
 
-def measure_overhead(pairs: int, workers: int, device: torch.device) -> dict[str, Any]:
+def measure_overhead(pairs: int, workers: int, device: torch.device, steps: int = 120) -> dict[str, Any]:
     """Time a step of the embedded defaults in jobs/pretrain.py and in a bare loop, in turn, start-up apart.
 
     A run's step time is the wall time between two of its records over the steps between, so it has everything that
-    happens between steps: loader, records, MLflow and a reading of the health (twice as often as by default).
+    happens between steps: loader, records, MLflow and, at step 100, a reading of the health.
     Evaluation and checkpoints are not in it: the bare loop has none.
     """
     runs: list[dict[str, float]] = []
     bare: list[float] = []
     with tempfile.TemporaryDirectory() as storage:
-        _run_system(storage, "warm-up", workers)  # fills the cache of tokenised text
+        _run_system(storage, "warm-up", workers, 3 * _FIRST)  # fills the cache of tokenised text
         for i in range(pairs):
             for arm in ("run", "bare")[:: 1 if i % 2 == 0 else -1]:
                 if arm == "run":
-                    runs.append(_run_system(storage, f"pair-{i}", workers))
+                    runs.append(_run_system(storage, f"pair-{i}", workers, steps))
                 else:
-                    bare.append(_bare(workers, device))
+                    bare.append(_bare(workers, device, steps))
     seconds = [run["step_s"] for run in runs]
     waits = [run["data_wait_share"] for run in runs]
     return {
@@ -47,11 +47,11 @@ def measure_overhead(pairs: int, workers: int, device: torch.device) -> dict[str
     }
 
 
-def measure_data(pairs: int, workers: int) -> dict[str, Any]:
+def measure_data(pairs: int, workers: int, steps: int = 60) -> dict[str, Any]:
     """Measure the share of a step that jobs/pretrain.py waits for its loader, over several runs."""
     with tempfile.TemporaryDirectory() as storage:
-        _run_system(storage, "warm-up", workers)
-        runs = [_run_system(storage, f"run-{i}", workers) for i in range(pairs)]
+        _run_system(storage, "warm-up", workers, 3 * _FIRST)
+        runs = [_run_system(storage, f"run-{i}", workers, steps) for i in range(pairs)]
     waits = [run["data_wait_share"] for run in runs]
     return {
         "data_wait_share": ratio(waits, [1.0] * len(waits)),
@@ -59,20 +59,19 @@ def measure_data(pairs: int, workers: int) -> dict[str, Any]:
     }
 
 
-def _config(storage: str, name: str, workers: int) -> JobConfig:
+def _config(storage: str, name: str, workers: int, steps: int) -> JobConfig:
     return JobConfig(
         name=name,
         storage_path=storage,
         cluster={"num_workers": workers},
-        train={"steps": _STEPS},
+        train={"steps": steps},
         checkpoint={"every_steps": None},
         evaluate={"every_steps": None, "yardsticks": False},
-        tracking={"health_every_steps": 50},
     )
 
 
-def _run_system(storage: str, name: str, workers: int) -> dict[str, float]:
-    config = _config(storage, name, workers)
+def _run_system(storage: str, name: str, workers: int, steps: int) -> dict[str, float]:
+    config = _config(storage, name, workers, steps)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(dump_config(config))
         file.flush()
@@ -88,15 +87,21 @@ def _run_system(storage: str, name: str, workers: int) -> dict[str, float]:
     }
 
 
-def _bare(workers: int, device: torch.device) -> float:
+def _bare(workers: int, device: torch.device, steps: int) -> float:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    config = _config(tempfile.gettempdir(), "bare", workers).model_dump(mode="json")
+    config = _config(tempfile.gettempdir(), "bare", workers, steps).model_dump(mode="json")
     request = json.dumps({"config": config, "first": _FIRST, "device": device.type})
     started = []
     for rank in range(workers):
-        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": workers, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        ranks = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": workers,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         environment = os.environ | {name: str(value) for name, value in ranks.items()} | {"OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "rcdist.benchmark.bare", request]
         started.append(

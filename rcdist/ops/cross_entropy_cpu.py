@@ -59,7 +59,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             call(
                 "cross_entropy",
                 handle,
-                *(sums, rows_M[part], float(beta), targets_M[part], weights_M[part], nats[part], dlogits),
+                *(sums[:count], rows_M[part], float(beta), targets_M[part], weights_M[part], nats[part]),
+                dlogits if dlogits is None else dlogits[:count],
                 *(count, vocabulary),
             )
             if is_trained:

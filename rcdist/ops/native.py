@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ _FLAGS = (
 ).split()
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+
+
+observers: list[Callable[[str, tuple[Any, ...]], None]] = []
+"""Called with the name and the arguments of every kernel that runs, for measurements."""
 
 
 def is_available() -> bool:
@@ -47,6 +52,8 @@ def call(kernel: str, like: Tensor, *arguments: Any) -> None:
     """
     library = _library()
     assert library is not None
+    for observe in observers:
+        observe(kernel, arguments)
     converted = [_DTYPES[like.dtype], *map(_convert, arguments), torch.get_num_threads()]
     getattr(library, "rc_" + kernel)(*converted)
 

@@ -118,7 +118,8 @@ def dense_forward(like: Tensor, codes_MK: Tensor, rows_M: Tensor, ternary_NK: Te
         call(
             "scale_sums",
             out,
-            *(sums, rows_M[first:], columns_N, out[first:], width, len(part), width),
+            *(sums[: len(part)], rows_M[first : first + chunk], columns_N, out[first : first + chunk]),
+            *(width, len(part), width),
         )
     return out
 

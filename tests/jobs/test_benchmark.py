@@ -58,3 +58,9 @@ def test_bad_plans_are_one_line() -> None:
     code, _, errors = run_job_script("benchmark.py", ["deltas", *SMALL.split(), "--plan", "x"])
     assert code == 2
     assert errors.count("\n") == 1 and "unknown matrix letter 'x'" in errors
+
+
+def test_bytes() -> None:
+    found = run("bytes")
+    assert found["port"]["over_port"] == 1
+    assert found["cG@a"]["over_port"] < found["T"]["over_port"] < 1
