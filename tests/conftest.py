@@ -55,10 +55,11 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """Seed torch with 42 before each test."""
+    """Seed torch with 42 before each test; denormal numbers count, whatever a test before has set."""
     import torch
 
     torch.manual_seed(42)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

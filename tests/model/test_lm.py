@@ -71,14 +71,25 @@ def test_recurrent_form_of_the_whole_family(choice: dict, norm: str) -> None:
 
 
 def check_recurrent_form(model: LanguageModel) -> None:
+    # In float32 a value that lies between two codes of int8 may be rounded to either, and later tokens remember it.
+    close = torch.cat([difference < 1e-4 for difference in recurrent_differences(model)])
+    assert close.float().mean() > 0.8
+    for difference in recurrent_differences(model.double()):
+        assert difference.max() < 1e-6
+
+
+def recurrent_differences(model: LanguageModel) -> list[Tensor]:
+    """Return the largest difference of logits between the two forms, (B,) of each position."""
     tokens, starts, _ = batch()
+    differences = []
     with torch.no_grad():
         parallel = model(tokens, starts)
         state = model.init_state(len(tokens))
         for t in range(tokens.shape[1]):
             state = state * ~starts[:, t].view(1, -1, 1)
             logits, state = model.step(tokens[:, t], state)
-            torch.testing.assert_close(logits, parallel[:, t], rtol=1e-4, atol=1e-4)
+            differences.append((logits - parallel[:, t]).abs().amax(-1))
+    return differences
 
 
 @pytest.mark.parametrize("placement", ["post_scan", "recurrent", "reset_gate", "token_shift"])
