@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rcdist.ops.autograd import apply
 from rcdist.ops.native import call
 from rcdist.ops.norm_cpu import hollow
 from rcdist.ops.quantise import Quantised
@@ -14,7 +15,7 @@ def gated_quantise_cpu(
     kind: str, a: Tensor, b: Tensor, a_gain_D: Tensor | None, gain_D: Tensor, eps: float
 ) -> Quantised:
     """Compute `ops.gated.glu_quantise` or `readout_quantise` on a CPU."""
-    return Quantised(*_Gated.apply(a, b, a_gain_D, gain_D, eps, kind == "glu"))
+    return Quantised(*apply(_Gated, a, b, a_gain_D, gain_D, eps, kind == "glu"))
 
 
 class _Gated(torch.autograd.Function):

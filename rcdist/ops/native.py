@@ -27,6 +27,13 @@ _FLAGS = (
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
+_TYPES: dict[type, type] = {
+    type(None): ctypes.c_void_p,
+    bool: ctypes.c_int,
+    int: ctypes.c_int64,
+    float: ctypes.c_float,
+}
+
 
 observers: list[Callable[[str, tuple[Any, ...]], None]] = []
 """Called with the name and the arguments of every kernel that runs, for measurements."""
@@ -50,23 +57,26 @@ def call(kernel: str, like: Tensor, *arguments: Any) -> None:
         like: float32 or bfloat16.
         arguments: tensors (their addresses; checked to be on the CPU), None, ints and floats, in the order of the C++.
     """
-    library = _library()
-    assert library is not None
     for observe in observers:
         observe(kernel, arguments)
-    converted = [_DTYPES[like.dtype], *map(_convert, arguments), torch.get_num_threads()]
-    getattr(library, "rc_" + kernel)(*converted)
+    function = _function(kernel, tuple(map(_type, arguments)))
+    addresses = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
+    function(_DTYPES[like.dtype], *addresses, torch.get_num_threads())
 
 
-def _convert(argument: Any) -> Any:
+def _type(argument: Any) -> type:
     if isinstance(argument, Tensor):
-        assert argument.device.type == "cpu"
-        return ctypes.c_void_p(argument.data_ptr())
-    if argument is None:
-        return ctypes.c_void_p(None)
-    if isinstance(argument, bool):
-        return ctypes.c_int(argument)
-    return ctypes.c_float(argument) if isinstance(argument, float) else ctypes.c_int64(argument)
+        assert argument.is_cpu
+        return ctypes.c_void_p
+    return _TYPES[type(argument)]
+
+
+@cache
+def _function(kernel: str, types: tuple[type, ...]) -> Any:
+    """Return a kernel that takes Python's numbers: converting each by itself took longer than small kernels run."""
+    library = _library()
+    assert library is not None
+    return ctypes.CFUNCTYPE(None, ctypes.c_int, *types, ctypes.c_int)(("rc_" + kernel, library))
 
 
 @cache

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rcdist.ops.autograd import apply
 from rcdist.ops.native import call
 from rcdist.ops.quantise import Quantised
 
@@ -12,9 +13,9 @@ from rcdist.ops.quantise import Quantised
 def add_norm_quantise_cpu(x: Tensor, delta: Tensor | None, gain_D: Tensor, eps: float) -> tuple[Tensor, Quantised]:
     """Compute `ops.norm.add_norm_quantise` on a CPU."""
     if delta is None:
-        handle, codes, scale = _NormQuantise.apply(x, gain_D, eps)
+        handle, codes, scale = apply(_NormQuantise, x, gain_D, eps)
         return x, Quantised(handle, codes, scale)
-    x, handle, codes, scale = _AddNormQuantise.apply(x, delta, gain_D, eps)
+    x, handle, codes, scale = apply(_AddNormQuantise, x, delta, gain_D, eps)
     return x, Quantised(handle, codes, scale)
 
 

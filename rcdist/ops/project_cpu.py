@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rcdist.ops.autograd import apply
 from rcdist.ops.matmul import matmul
 from rcdist.ops.native import call
 from rcdist.ops.project import Frozen, Projection, Trained, quantised_weight
 from rcdist.ops.quantise import Quantised
 from rcdist.ops.topology import Block, Dense, Hadamard, LinearMap
 
-_CHUNK = 2**18
-"""Integer sums that are scaled while they are still in the cache: 1 MiB of them."""
+_CHUNK = 2**20
+"""Integer sums that are scaled while they are still in the cache: 4 MiB of them."""
 
 
 def project_cpu(tokens: Quantised, projections: Sequence[Projection]) -> list[Tensor]:
@@ -32,7 +33,7 @@ def project_cpu(tokens: Quantised, projections: Sequence[Projection]) -> list[Te
             tensors.append(projection.gain_N)
             fixed.append((projection.matrix, projection.scale))
     kinds = tuple(isinstance(projection, Frozen) for projection in projections)
-    return list(_Project.apply(tokens.handle, tokens.values, tokens.scale, kinds, fixed, *tensors))
+    return list(apply(_Project, tokens.handle, tokens.values, tokens.scale, kinds, fixed, *tensors))
 
 
 def quantise_weight_cpu(weight_NK: Tensor) -> Quantised:

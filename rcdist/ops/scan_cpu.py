@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rcdist.ops.autograd import apply
 from rcdist.ops.native import call
 
 
@@ -17,7 +18,7 @@ def gated_scan_cpu(
 ) -> tuple[Tensor, Tensor]:
     """Compute `ops.scan.gated_scan` on a CPU."""
     pf, constant = (pf_BTH, 0.0) if isinstance(pf_BTH, Tensor) else (None, pf_BTH)
-    h_BTH, last_BH = _GatedScan.apply(pf, pc_BTH, gamma_H, h0_BH, starts_BT, constant)
+    h_BTH, last_BH = apply(_GatedScan, pf, pc_BTH, gamma_H, h0_BH, starts_BT, constant)
     return h_BTH, last_BH
 
 

@@ -53,8 +53,13 @@ static inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
 
 // 1 / rms of a row that is in the cache.
 static inline float inverse_rms(const float* row, i64 width, float eps) {
-    float sum = 0;
-    for (i64 i = 0; i < width; i++) sum += row[i] * row[i];
+    // Side by side, or each addition would wait for the one before.
+    float sums[64] = {0}, sum = 0;
+    i64 i = 0;
+    for (; i + 64 <= width; i += 64)
+        for (i64 j = 0; j < 64; j++) sums[j] += row[i + j] * row[i + j];
+    for (; i < width; i++) sum += row[i] * row[i];
+    for (i64 j = 0; j < 64; j++) sum += sums[j];
     return 1.0f / __builtin_sqrtf(sum / float(width) + eps);
 }
 

@@ -2,7 +2,17 @@
 
 #include <omp.h>
 
-#include "common.h"
+#include "vector.h"
+
+// One factor of u, for a channel or for 16: SiLU(a) b, or a inverse gain SiLU(b).
+template <class V>
+static inline V glu(V a, V b) {
+    return a * sigmoid(a) * b;
+}
+template <class V>
+static inline V readout(V a, V b, V gain, float inverse) {
+    return a * inverse * gain * (b * sigmoid(b));
+}
 
 // is_glu: u = SiLU(a) b.  Otherwise: u = (RMSNorm(a) * a_gain) SiLU(b).  Then codes and scale of RMSNorm(u) * u_gain.
 template <class T, bool is_glu>
@@ -16,15 +26,16 @@ static void gated_forward(
 #pragma omp for schedule(static)
         for (i64 m = 0; m < rows; m++) {
             const T *a_row = a + m * a_stride, *b_row = b + m * b_stride;
-            load_row(row, a_row, width);
+            i64 i = 0;
             if (is_glu) {
-                for (i64 i = 0; i < width; i++) row[i] *= sigmoid(row[i]) * load(b_row + i);
+                for (; i + LANES <= width; i += LANES) store16(row + i, glu(load16(a_row + i), load16(b_row + i)));
+                for (; i < width; i++) row[i] = glu(load(a_row + i), load(b_row + i));
             } else {
+                load_row(row, a_row, width);
                 float inverse = a_inverse[m] = inverse_rms(row, width, eps);
-                for (i64 i = 0; i < width; i++) {
-                    float p = load(b_row + i);
-                    row[i] *= inverse * a_gain[i] * (p * sigmoid(p));
-                }
+                for (; i + LANES <= width; i += LANES)
+                    store16(row + i, readout(load16(row + i), load16(b_row + i), load16(a_gain + i), inverse));
+                for (; i < width; i++) row[i] = readout(row[i], load(b_row + i), a_gain[i], inverse);
             }
             u_inverse[m] = inverse_rms(row, width, eps);
             scale[m] = quantise_row(row, u_gain, u_inverse[m], codes + m * width, width);

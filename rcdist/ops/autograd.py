@@ -1,0 +1,20 @@
+"""Call an operation with its own backward pass, and save what that needs only where a gradient may be asked for."""
+
+from typing import Any
+
+import torch
+
+
+class _NothingKept:
+    """Stand for autograd's context where no backward pass follows."""
+
+    def save_for_backward(self, *_: object) -> None: ...
+    def mark_non_differentiable(self, *_: object) -> None: ...
+    def set_materialize_grads(self, value: bool) -> None: ...
+
+
+def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """Return function.apply(*arguments); under torch.no_grad without autograd's part."""
+    if torch.is_grad_enabled():
+        return function.apply(*arguments)
+    return function.forward(_NothingKept(), *arguments)
