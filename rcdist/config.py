@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rcdist.config_model import ModelConfig, Section
 from rcdist.config_model import per_letter as per_letter
@@ -63,6 +63,8 @@ class DataConfig(Section):
     """Tokens per training window T."""
     shard_tokens: Annotated[int, Field(ge=1024)] = 16_777_216
     """Tokens per shard file."""
+    verify_cache: bool = True
+    """Prove the digests of tokens that an earlier run wrote, at the start: one read of them."""
     cache_dir: str | None = None
     """Where tokenised shards are kept, shared by all nodes; None: <storage_path>/datasets."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -120,8 +122,23 @@ class TrainConfig(Section):
     """A step whose loss or gradient norm is NaN or Inf: skip the update, or stop with exit code 5."""
     backend: Literal["auto", "reference", "cpu", "triton"] = "auto"
     """Who computes: reference: plain PyTorch; cpu: C++ compiled at first use; triton; auto: the device's fastest."""
+    max_wall_s: Annotated[float, Field(gt=0)] | None = None
+    """Wall seconds of one job, from its start: then it saves and ends with exit code 4; None: no limit."""
     log_every_steps: Annotated[int, Field(ge=1)] = 10
     """Steps between two records of the metrics."""
+
+
+class DivergenceConfig(Section):
+    """What is done about a loss that jumps; updates are also skipped where loss or gradient is not finite."""
+
+    spike_z: Annotated[float, Field(gt=0)] | None = 8.0
+    """Robust z-score of the loss above which an update is skipped; None: no loss is too high."""
+    window_steps: Annotated[int, Field(ge=16, le=10_000)] = 64
+    """Newest steps whose losses are compared with, and within which skipped steps are counted."""
+    max_skipped: Annotated[int, Field(ge=0)] = 4
+    """Skipped steps within window_steps; one more and training goes back to the newest checkpoint, past the data."""
+    max_rollbacks: Annotated[int, Field(ge=0)] = 2
+    """How often a run goes back before it stops with exit code 5."""
 
 
 class CheckpointConfig(Section):
@@ -131,6 +148,10 @@ class CheckpointConfig(Section):
     """Steps between two checkpoints; None: only at the end."""
     keep_latest: Annotated[int, Field(ge=1)] = 2
     """Newest checkpoints kept; the best by eval/loss_nats is kept besides."""
+    keep_every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Checkpoints of multiples of this many steps are kept for good; None: none is."""
+    resume_from: str | None = None
+    """A checkpoint, or a run's folder, whose weights, optimizer and place in the data a new run starts from."""
     resume: bool = True
     """Continue the run of the same name from its newest valid checkpoint; false: refuse a name that has one."""
 
@@ -157,6 +178,8 @@ class TrackingConfig(Section):
     """Seconds a tracking server may take to answer: after that a start is refused, and metrics are kept for later."""
     health_every_steps: Annotated[int, Field(ge=1)] | None = 100
     """Steps between two readings of ternary weights, gates, states and frozen bytes; None: never."""
+    log_samples: bool = False
+    """Write down which windows every worker reads in every step, as a proof that none is lost or read twice."""
 
 
 class CostConfig(Section):
@@ -168,8 +191,15 @@ class CostConfig(Section):
     """YAML price table; None: the one in the package."""
     market: Literal["on_demand", "spot"] = "on_demand"
     """Which price of the row applies."""
+    budget_usd: Annotated[float, Field(gt=0)] | None = None
+    """Money a run may cost over all its jobs: then it saves and ends with exit code 4; None: no limit."""
+    budget_device_s: Annotated[float, Field(gt=0)] | None = None
+    """Device seconds a run may take over all its jobs: then it saves and ends with exit code 4; None: no limit."""
     peak_flops: Annotated[float, Field(gt=0)] | None = None
     """Peak FLOP/s of one device, for perf/mfu; None: the price table's."""
+
+
+NumWorkers = Annotated[int, Field(ge=1, le=65536)]
 
 
 class ClusterConfig(Section):
@@ -177,14 +207,29 @@ class ClusterConfig(Section):
 
     address: str | None = None
     """Ray address; None: RAY_ADDRESS, the cluster of the job, or a local Ray of its own."""
-    num_workers: Annotated[int, Field(ge=1, le=65536)] | None = None
-    """Workers; None: as many as the cluster has GPUs, else 2 on CPU."""
+    num_workers: NumWorkers | tuple[NumWorkers, NumWorkers] | None = None
+    """Workers; [min, max]: as many as there is room for, now and later; None: one per GPU, else 2 on CPU."""
     use_gpu: bool | None = None
     """Give each worker a GPU; None: if the cluster has any."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     """CPUs reserved, and threads used on CPU, per worker."""
-    start_timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    """Seconds that Ray may take to start the workers; autoscaled nodes need minutes."""
+    max_failures: Annotated[int, Field(ge=-1)] = 3
+    """Failures of workers or nodes after which a job goes on by itself, then exit code 6; -1: no limit. Pre-emption
+    with notice does not count."""
+    start_timeout_s: Annotated[float, Field(gt=0)] | None = None
+    """Seconds that Ray may take to start the workers; None: 600, because autoscaled nodes need minutes, and 30 where
+    fewer workers will do."""
+    resize_interval_s: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds between two looks at whether there is room for more workers, where num_workers is [min, max]."""
+    stop_grace_s: Annotated[float, Field(ge=0)] = 20.0
+    """Seconds that SIGTERM or Ctrl-C leave for one last checkpoint; 0: none is saved."""
+
+    @field_validator("num_workers")
+    @classmethod
+    def _least_first(cls, value: object) -> object:
+        if isinstance(value, tuple) and value[0] > value[1]:
+            raise ValueError(f"the least, {value[0]}, is more than the most, {value[1]}")
+        return value
 
 
 class JobConfig(Section):
@@ -205,6 +250,7 @@ class JobConfig(Section):
     train: TrainConfig = TrainConfig()
     deepspeed: dict[str, Any] = {}
     """Raw DeepSpeed configuration, merged over what rcdist writes; keys that rcdist owns are refused."""
+    divergence: DivergenceConfig = DivergenceConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     tracking: TrackingConfig = TrackingConfig()

@@ -5,7 +5,9 @@
 #   DataError        a corpus or tokenizer cannot be used (exit 2)
 #   CheckpointError  a checkpoint is damaged or belongs to something else (exit 2)
 #   ClusterError     the cluster cannot run this (exit 3)
-#   DivergedError    the loss or gradient is not finite and the policy is to stop (exit 5)
+#   BudgetError      the money, device seconds or wall time allowed are used up (exit 4)
+#   DivergedError    the loss is not finite or has run away, and the policy is to stop (exit 5)
+#   RetriesError     workers failed more often than allowed (exit 6)
 
 EXIT_DONE = 0
 EXIT_UNEXPECTED = 1
@@ -66,7 +68,19 @@ class ClusterError(RcdistError):
     exit_code = EXIT_DOES_NOT_FIT
 
 
+class BudgetError(RcdistError):
+    """Report that a run has used up what it was allowed; its newest checkpoint stands."""
+
+    exit_code = EXIT_BUDGET
+
+
 class DivergedError(RcdistError):
-    """Report a loss or gradient that is not finite where the policy is to stop."""
+    """Report a loss or gradient that is not finite, or has run away, where the policy is to stop."""
 
     exit_code = EXIT_DIVERGED
+
+
+class RetriesError(RcdistError):
+    """Report that workers failed more often than the run may be retried."""
+
+    exit_code = EXIT_RETRIES

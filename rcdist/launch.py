@@ -1,15 +1,17 @@
 """Turn a JobConfig into a finished run: check everything, prepare the data, start Ray Train, follow it, close it."""
 
 import os
+import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
-from rcdist.cli import dump_config
+from rcdist.cli import dump_config, find_cause
 from rcdist.config import JobConfig
 from rcdist.data.prepare import PreparedData, prepare_corpora
-from rcdist.errors import EXIT_DONE
+from rcdist.errors import EXIT_DONE, BudgetError, RetriesError
 from rcdist.estimate import describe_cost, format_cost
 from rcdist.model.cost import ParameterCounts, count_parameters
 from rcdist.model.reservoir import build_bank
@@ -18,7 +20,6 @@ from rcdist.plan import RESERVOIR_LETTER
 from rcdist.preflight import Resume, check_config, check_data, describe_run, find_resume
 from rcdist.record import (
     append_yardsticks,
-    complete_log,
     complete_record,
     read_record_state,
     summarise,
@@ -30,6 +31,8 @@ from rcdist.tracking.prices import PriceRow, resolve_price
 from rcdist.tracking.progress import Progress
 from rcdist.tracking.provenance import redact
 from rcdist.tracking.tracker import RunStatus, Tracker, reconcile
+from rcdist.train.events import EVENTS
+from rcdist.train.stop import clear_stop, read_stop, request_stop
 from rcdist.workers import Workers, gpu_name, is_local, ray_session, resolve_workers, worker_environment
 
 _POLL_S = 0.2
@@ -61,8 +64,6 @@ def launch(config: JobConfig) -> int:
     counts = count_parameters(config.model, config.reservoir)
     with ray_session(config):
         workers = resolve_workers(config)
-        if resume:
-            resume.check_workers(workers)
         price = resolve_price(config.cost, gpu_name() if workers.use_gpu else None, config.cluster.cpus_per_worker)
         data = prepare_corpora(config)
         if resume:
@@ -94,9 +95,10 @@ def _run(
         radii = ", ".join(f"{key} {radius:.3f}" for key, radius in measured.items())
         print(f"measured spectral radius: {radii}", flush=True)
     log = MetricsLog(config.run_dir)
-    log.truncate_after(resume.manifest.step if resume else 0)
-    if resume:
-        complete_log(log, resume.manifest)
+    is_own = resume is not None and resume.folder.parent == config.run_dir
+    log.truncate_after(resume.manifest.step if resume and is_own else 0)
+    if resume and is_own:
+        log.complete(resume.manifest.records)
     tracker = start_or_continue(
         config.tracking_uri,
         config.tracking.experiment,
@@ -126,6 +128,8 @@ def _run(
         "tokenizer_digest": data.tokenizer_digest,
         "price": price,
         "mlflow_run_id": tracker.run_id,
+        "began": time.time() - (time.monotonic() - began),
+        "resume_from": resume.folder if resume else None,
         "start_bytes": packed.data.nbytes if config.reservoir.source == "broadcast" else 0,
     }
     progress = Progress(config.train.steps)
@@ -138,12 +142,21 @@ def _run(
 
     status: RunStatus = "FAILED"
     try:
-        follow(lambda: fit(config, payload, workers), poll)
+        clear_stop(config.run_dir)
+        follow(
+            lambda: fit(config, payload, workers),
+            poll,
+            ask_to_stop=lambda: request_stop(config.run_dir),
+            grace_s=config.cluster.stop_grace_s,
+        )
+        stop = read_stop(config.run_dir)
+        if stop is not None:
+            raise stop
         if config.evaluate.yardsticks:
             append_yardsticks(config, data, log)
             reconcile(log.read(), tracker)
         status = "FINISHED"
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, BudgetError):
         status = "KILLED"
         raise
     finally:
@@ -157,6 +170,9 @@ def _acts_on_states(config: JobConfig) -> bool:
 
 
 def _close(config: JobConfig, tracker: Tracker, status: RunStatus, summary: str) -> None:
+    events = config.run_dir / EVENTS
+    if events.exists():
+        tracker.log_artifact(events)
     path = config.run_dir / "summary.txt"
     path.write_text(summary + "\n")
     tracker.log_artifact(path)
@@ -169,7 +185,8 @@ def fit(config: JobConfig, payload: dict[str, Any], workers: Workers) -> None:
     """Run Ray Train to the end; blocks.
 
     Raises:
-        ray.train.TrainingFailedError: a worker or the controller failed.
+        RetriesError: workers failed more often than `cluster.max_failures`.
+        ray.train.TrainingFailedError: carries a RcdistError of a worker.
     """
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -179,36 +196,68 @@ def fit(config: JobConfig, payload: dict[str, Any], workers: Workers) -> None:
 
     # The controller polls workers at this interval; its default of 2 s delays every record and the end of a run.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(config.cluster.start_timeout_s))
+    # After a node is lost Ray first waits this long for as many workers as before.
+    start_timeout_s = config.cluster.start_timeout_s or (30.0 if workers.min_workers else 600.0)
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(start_timeout_s))
     if is_local(config):
         # Nobody takes this machine away with notice, and the watcher's start logs an error of Ray's own.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # Ray's list of earlier checkpoints names those that retention has deleted; the folders themselves are the truth.
     (config.run_dir / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
     resources = {"CPU": workers.cpus_per_worker} | ({"GPU": 1.0} if workers.use_gpu else {})
+    most = workers.num_workers
     trainer = TorchTrainer(
         train_loop_per_worker,
         train_loop_config=payload,
         torch_config=TorchConfig(backend="nccl" if workers.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers.num_workers, use_gpu=workers.use_gpu, resources_per_worker=resources
+            num_workers=(workers.min_workers, most) if workers.min_workers else most,
+            use_gpu=workers.use_gpu,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=config.cluster.resize_interval_s,
         ),
         run_config=ray.train.RunConfig(
             name=config.name,
             storage_path=str(config.run_dir.parent),
-            callbacks=[RecordKeeper(config.run_dir, config.checkpoint.keep_latest)],
+            callbacks=[RecordKeeper(config.run_dir, config.checkpoint.keep_latest, config.checkpoint.keep_every_steps)],
+            # Ray counts pre-emption with notice apart, and retries after it without limit.
+            failure_config=ray.train.FailureConfig(max_failures=config.cluster.max_failures),
             worker_runtime_env={"env_vars": worker_environment(workers)},
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         ),
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        if find_cause(error) is not None:
+            raise
+        report = config.run_dir / "failure.txt"
+        report.write_text(redact("".join(traceback.format_exception(error))))
+        raise RetriesError(
+            "cluster.max_failures",
+            config.cluster.max_failures,
+            f"the workers failed once more, the last time with: {_last_line(error)}",
+            f"Read {report}; the same command goes on from the newest checkpoint",
+        ) from error
 
 
-def follow(work: Callable[[], None], poll: Callable[[], None]) -> None:
+def _last_line(error: BaseException) -> str:
+    """Return the line of a worker's traceback that names its error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def follow(
+    work: Callable[[], None],
+    poll: Callable[[], None],
+    *,
+    ask_to_stop: Callable[[], None] = lambda: None,
+    grace_s: float = 0.0,
+) -> None:
     """Run `work` in a thread and `poll` in this one until it ends, then once more; re-raise what `work` raised.
 
     The main thread stays free for signals: Ctrl-C and SIGTERM take effect at once, and Ray installs no handler of its
-    own.
+    own. They first call `ask_to_stop` and give `work` grace_s seconds to end by itself; a second signal does not wait.
     """
     failure: list[BaseException] = []
 
@@ -220,9 +269,22 @@ def follow(work: Callable[[], None], poll: Callable[[], None]) -> None:
 
     thread = threading.Thread(target=run, daemon=True, name="fit")
     thread.start()
-    while thread.is_alive():
-        poll()
-        time.sleep(_POLL_S)
+    try:
+        while thread.is_alive():
+            poll()
+            time.sleep(_POLL_S)
+    except (KeyboardInterrupt, SystemExit):
+        # Ray's native handler of SIGTERM has set an alarm that aborts the process 3 s later, whatever it is doing.
+        signal.alarm(0)
+        if grace_s > 0:
+            print(f"stopping: saving first, {grace_s:g} s at most; the same signal once more: at once", flush=True)
+            ask_to_stop()
+            deadline = time.monotonic() + grace_s
+            while thread.is_alive() and time.monotonic() < deadline:
+                poll()
+                time.sleep(_POLL_S)
+            poll()
+        raise
     poll()
     if failure:
         raise failure[0]

@@ -10,13 +10,20 @@ from typing import Any
 
 from rcdist.config import JobConfig
 from rcdist.data.prepare import PreparedData
-from rcdist.errors import CheckpointError, ConfigError
+from rcdist.errors import BudgetError, CheckpointError, ConfigError
 from rcdist.model.cost import ParameterCounts, estimate_flops
 from rcdist.model.frozen import frozen_specs
 from rcdist.model.reservoir import build_bank
 from rcdist.tracking.prices import PriceRow
 from rcdist.tracking.progress import format_count
-from rcdist.train.checkpoint import CONFIG, Manifest, find_newest_valid, read_manifest
+from rcdist.train.checkpoint import (
+    CONFIG,
+    Manifest,
+    find_checkpoints,
+    find_newest_valid,
+    read_manifest,
+    verify_checkpoint,
+)
 from rcdist.train.deepspeed_config import build_deepspeed_config
 from rcdist.workers import Workers
 
@@ -63,20 +70,6 @@ class Resume:
     folder: Path
     manifest: Manifest
 
-    def check_workers(self, workers: Workers) -> None:
-        """Refuse another number of workers than wrote the checkpoint.
-
-        Raises:
-            CheckpointError: names both numbers.
-        """
-        if workers.num_workers != self.manifest.world_size:
-            raise CheckpointError(
-                "cluster.num_workers",
-                workers.num_workers,
-                f"the checkpoint {self.folder.name} was written by {self.manifest.world_size} workers",
-                f"Use cluster.num_workers={self.manifest.world_size}, or choose another name",
-            )
-
 
 def find_resume(config: JobConfig) -> Resume | None:
     """Return the checkpoint that this run continues from, None for a new run.
@@ -87,7 +80,7 @@ def find_resume(config: JobConfig) -> Resume | None:
     """
     found = find_newest_valid(config.run_dir)
     if found is None:
-        return None
+        return _find_start(config)
     folder, damaged = found
     for damage in damaged:
         print(f"skipped: {damage}", file=sys.stderr, flush=True)
@@ -99,6 +92,48 @@ def find_resume(config: JobConfig) -> Resume | None:
             f"the run has a checkpoint at step {manifest.step} and checkpoint.resume=false",
             "Choose another name, or allow checkpoint.resume",
         )
+    _check_budget(config, manifest)
+    _check_same(config, folder, manifest)
+    return Resume(folder, manifest)
+
+
+def _find_start(config: JobConfig) -> Resume | None:
+    """Return the checkpoint that a new run starts from: `checkpoint.resume_from`."""
+    if config.checkpoint.resume_from is None:
+        return None
+    path = Path(config.checkpoint.resume_from).expanduser()
+    if not path.is_dir():
+        raise ConfigError(
+            "checkpoint.resume_from", str(path), "there is no such folder", "Give a run's folder or a step-... folder"
+        )
+    if find_checkpoints(path):
+        found = find_newest_valid(path)
+        assert found is not None
+        folder, manifest = found[0], read_manifest(found[0])
+    else:
+        folder, manifest = path, verify_checkpoint(path)
+    _check_same(config, folder, manifest)
+    return Resume(folder.resolve(), manifest)
+
+
+def _check_budget(config: JobConfig, manifest: Manifest) -> None:
+    """Refuse a run whose budget is used up.
+
+    Raises:
+        BudgetError: names the budget and what is used.
+    """
+    for name, used in (("budget_usd", "usd"), ("budget_device_s", "device_s")):
+        allowed, spent = getattr(config.cost, name), manifest.ledger[used]
+        if allowed is not None and spent >= allowed:
+            raise BudgetError(
+                f"cost.{name}",
+                allowed,
+                f"run {config.name!r} has used {spent:.6g} by step {manifest.step}",
+                "Raise it to go on",
+            )
+
+
+def _check_same(config: JobConfig, folder: Path, manifest: Manifest) -> None:
     saved = json.loads((folder / CONFIG).read_text())
     wanted = config.model_dump(mode="json")
     for key in _FIXED_ON_RESUME:
@@ -115,7 +150,6 @@ def find_resume(config: JobConfig) -> Resume | None:
                 f"the checkpoint of run {config.name!r} at step {manifest.step} has {old}{digests}",
                 "Use the checkpoint's value, or choose another name",
             )
-    return Resume(folder, manifest)
 
 
 def check_data(resume: Resume, data: PreparedData) -> None:
@@ -166,9 +200,10 @@ def describe_run(
     total = config.train.steps * flops.hardware * config.train.global_batch_tokens
     least_s = total / (price.peak_flops * workers.num_workers)
     kind = "GPU" if workers.use_gpu else "CPU"
+    at_least = f"{workers.min_workers} to " if workers.min_workers else ""
     states_mib = _state_bytes(config, counts, workers) / 2**20
     return (
-        f"{config.name}: plan {config.reservoir.plan}, {workers.num_workers} {kind} workers, "
+        f"{config.name}: plan {config.reservoir.plan}, {at_least}{workers.num_workers} {kind} workers, "
         f"ZeRO stage {config.train.zero_stage}, {config.train.precision}\n"
         f"parameters: {counts.stored:,} stored, {counts.trained:,} trained, {counts.frozen_unique:,} frozen "
         f"({counts.frozen:,} as applied)\n"

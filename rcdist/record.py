@@ -40,7 +40,7 @@ def complete_record(config: JobConfig, manifest: Manifest) -> None:
     if state.get("is_complete"):
         return
     log = MetricsLog(config.run_dir)
-    complete_log(log, manifest)
+    log.complete(manifest.records)
     tracker = start_or_continue(
         config.tracking_uri,
         config.tracking.experiment,
@@ -54,15 +54,6 @@ def complete_record(config: JobConfig, manifest: Manifest) -> None:
     reconcile(log.read(), tracker)
     is_stored = tracker.finish("FINISHED", timeout_s=3 * config.tracking.timeout_s)
     write_record_state(config.run_dir, tracker.run_id, is_complete=is_stored)
-
-
-def complete_log(log: MetricsLog, manifest: Manifest) -> None:
-    """Append records that were still on their way to the log when the job was killed."""
-    last_step = max((record.step for record in log.read()), default=0)
-    for record in manifest.records:
-        if record["step"] > last_step:
-            metrics = {name: value for name, value in record.items() if name not in ("step", "timestamp_ms")}
-            log.append(int(record["step"]), int(record["timestamp_ms"]), metrics)
 
 
 def append_yardsticks(config: JobConfig, data: PreparedData, log: MetricsLog) -> None:

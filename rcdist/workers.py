@@ -14,11 +14,19 @@ WORKERS_ON_CPU = 2
 
 @dataclass(frozen=True)
 class Workers:
-    """Say how many workers of which kind a run has."""
+    """Say how many workers of which kind a run has.
+
+    Attributes:
+        num_workers: at most.
+        use_gpu: each has one GPU.
+        cpus_per_worker: that each reserves.
+        min_workers: with which it goes on; None: with num_workers only.
+    """
 
     num_workers: int
     use_gpu: bool
     cpus_per_worker: float
+    min_workers: int | None = None
 
 
 @contextmanager
@@ -62,18 +70,20 @@ def resolve_workers(config: JobConfig) -> Workers:
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     use_gpu = gpus > 0 if config.cluster.use_gpu is None else config.cluster.use_gpu
-    num_workers = config.cluster.num_workers or (gpus if use_gpu and gpus else WORKERS_ON_CPU)
+    wanted = config.cluster.num_workers or (gpus if use_gpu and gpus else WORKERS_ON_CPU)
+    least, num_workers = wanted if isinstance(wanted, tuple) else (wanted, wanted)
     local = is_local(config)
     kind, has = ("GPU", float(gpus)) if use_gpu else ("CPU", resources.get("CPU", 0.0))
-    needs = num_workers * (1.0 if use_gpu else config.cluster.cpus_per_worker)
+    needs = least * (1.0 if use_gpu else config.cluster.cpus_per_worker)
     if local and needs > has:
         raise ClusterError(
             "cluster.num_workers",
-            num_workers,
+            least,
             f"needs {needs:g} {kind}s, this machine's Ray has {has:g}",
             f"Use fewer workers, or give cluster.address of a cluster with {needs:g} {kind}s",
         )
-    return Workers(num_workers, use_gpu, config.cluster.cpus_per_worker)
+    min_workers = least if isinstance(wanted, tuple) else None
+    return Workers(num_workers, use_gpu, config.cluster.cpus_per_worker, min_workers)
 
 
 def gpu_name() -> str:
@@ -94,6 +104,8 @@ def worker_environment(workers: Workers) -> dict[str, str]:
         # DeepSpeed calls collectives under names that torch 2.13 has renamed: one warning per call site and worker.
         "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",
     }
+    if "RCDIST_FAULT" in os.environ:
+        environment["RCDIST_FAULT"] = os.environ["RCDIST_FAULT"]  # see train/faults.py
     if not workers.use_gpu:
         # Must be set before DeepSpeed is imported; without a GPU it would probe for accelerators.
         environment["DS_ACCELERATOR"] = "cpu"

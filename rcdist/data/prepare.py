@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rcdist.config import JobConfig
-from rcdist.data.shards import INDEX, CorpusInfo, ShardWriter, read_info
+from rcdist.data.shards import INDEX, CorpusInfo, ShardWriter, read_info, verify_shards
 from rcdist.data.sources import Source, fingerprint, read_documents, resolve_source
 from rcdist.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from rcdist.errors import DataError
@@ -112,6 +112,8 @@ def _prepare_corpus(
             writer.finish()
         info = read_info(folder)
         report(f"{source.field}: tokenised {info.num_documents} documents into {info.num_tokens} tokens")
+    elif config.data.verify_cache:
+        verify_shards(folder)
     return read_info(folder)
 
 

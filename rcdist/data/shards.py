@@ -199,4 +199,4 @@ def verify_shards(path: str | Path) -> None:
 
 
 def _damaged(file: Path, rule: str) -> DataError:
-    return DataError("data.cache_dir", str(file), f"the token shard {rule}", "Delete its folder; it is made again")
+    return DataError("data.cache_dir", str(file), f"the token shard {rule}", f"Delete {file.parent}: it is made again")

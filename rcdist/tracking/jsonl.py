@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -65,6 +65,18 @@ class MetricsLog:
             with self.path.open("r+b") as file:
                 _drop_unfinished_line(file)
                 _truncate(file, step)
+
+    def complete(self, records: Sequence[Mapping[str, float]]) -> None:
+        """Append those of a checkpoint's newest records that were still on their way here when something was killed.
+
+        Args:
+            records: metrics with `step` and `timestamp_ms` among them, steps ascending.
+        """
+        last_step = max((record.step for record in self.read()), default=0)
+        for record in records:
+            if record["step"] > last_step:
+                metrics = {name: value for name, value in record.items() if name not in ("step", "timestamp_ms")}
+                self.append(int(record["step"]), int(record["timestamp_ms"]), metrics)
 
     def read(self) -> list[LogRecord]:
         """Return all records; an unfinished last line is left out."""

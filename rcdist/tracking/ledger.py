@@ -1,9 +1,11 @@
 """Ledger: what a run has used so far: tokens, FLOPs, device seconds, money, energy."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from rcdist.tracking.prices import PriceRow
+
+Kind = Literal["startup", "checkpoint", "other"]
 
 
 class FlopsRates(Protocol):
@@ -30,7 +32,10 @@ class Ledger:
         trained_flops: FLOPs that training on them needs.
         hardware_flops: FLOPs that were computed, recomputation included.
         device_s: device seconds paid for.
-        useful_device_s: of these, device seconds inside optimizer steps.
+        useful_device_s: of these, device seconds inside optimizer steps that count.
+        startup_device_s: of these, from a worker's start to its first step, and from a failure to the restart.
+        checkpoint_device_s: of these, spent waiting for a checkpoint.
+        lost_device_s: of these, inside steps that were lost with a worker. The rest: evaluation, readings, records.
         usd: money.
         kwh: energy, at the power stated in the price table.
     """
@@ -40,6 +45,9 @@ class Ledger:
     hardware_flops: int = 0
     device_s: float = 0.0
     useful_device_s: float = 0.0
+    startup_device_s: float = 0.0
+    checkpoint_device_s: float = 0.0
+    lost_device_s: float = 0.0
     usd: float = 0.0
     kwh: float = 0.0
 
@@ -52,6 +60,7 @@ class Ledger:
         flops_per_token: FlopsRates,
         price: PriceRow,
         useful_s: float | None = None,
+        kind: Kind = "other",
     ) -> None:
         """Add a stretch of wall time.
 
@@ -61,6 +70,7 @@ class Ledger:
             tokens: tokens trained on in it, over all workers.
             flops_per_token: cost of one of them.
             price: price and power of one device.
+            kind: what the rest of it was.
             useful_s: part of `seconds` inside steps that count; None: all of it when it brought tokens, else none.
         """
         assert min(seconds, num_devices, tokens) >= 0, (seconds, num_devices, tokens)
@@ -73,6 +83,9 @@ class Ledger:
         self.hardware_flops += tokens * flops_per_token.hardware
         self.device_s += device_s
         self.useful_device_s += useful_s * num_devices
+        if kind != "other":
+            name = f"{kind}_device_s"
+            setattr(self, name, getattr(self, name) + device_s - useful_s * num_devices)
         self.usd += device_s * price.usd_per_device_s
         self.kwh += device_s * price.watts / 3.6e6
 
@@ -83,6 +96,9 @@ class Ledger:
             "cost/usd": self.usd,
             "cost/kwh": self.kwh,
             "cost/goodput": self.useful_device_s / self.device_s if self.device_s else 0.0,
+            "cost/startup_device_s": self.startup_device_s,
+            "cost/checkpoint_device_s": self.checkpoint_device_s,
+            "cost/lost_device_s": self.lost_device_s,
             "cost/trained_flops": float(self.trained_flops),
             "cost/hardware_flops": float(self.hardware_flops),
         }

@@ -30,6 +30,7 @@ class Manifest:
         zero_stage: DeepSpeed ZeRO stage that wrote it.
         cursor: global windows consumed, the state of the data loader.
         skipped_steps: steps whose update was skipped.
+        spikes: what the guard against jumps of the loss remembers.
         ledger: state of the ledger.
         eval_loss_nats: held-out loss measured at this step, None when it was not.
         mlflow_run_id: the run that a resume continues.
@@ -51,6 +52,7 @@ class Manifest:
     reservoir: dict[str, Any]
     tokenizer_digest: str
     data_digest: str
+    spikes: dict[str, Any] = field(default_factory=dict)
     records: list[dict[str, float]] = field(default_factory=list)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=lambda: package_versions())
@@ -65,6 +67,11 @@ def package_versions() -> dict[str, str]:
 def checkpoint_name(step: int) -> str:
     """Name the folder of the checkpoint of `step`."""
     return f"{_PREFIX}{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """Return the step of a checkpoint's folder."""
+    return int(folder.name.removeprefix(_PREFIX))
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
@@ -87,7 +94,7 @@ def write_manifest(folder: Path, manifest: Manifest, files_of_ranks: Iterable[di
 def find_checkpoints(run_dir: Path) -> list[Path]:
     """List the checkpoint folders of a run, newest first; whether they are valid is not looked at."""
     names = [p for p in run_dir.glob(f"{_PREFIX}*") if p.name.removeprefix(_PREFIX).isdigit()]
-    return sorted(names, key=lambda p: int(p.name.removeprefix(_PREFIX)), reverse=True)
+    return sorted(names, key=step_of, reverse=True)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -168,8 +175,8 @@ def find_newest_valid(run_dir: Path) -> tuple[Path, list[CheckpointError]] | Non
     return None
 
 
-def prune_checkpoints(run_dir: Path, keep_latest: int) -> list[Path]:
-    """Delete all checkpoints but the newest `keep_latest` and the one with the lowest held-out loss.
+def prune_checkpoints(run_dir: Path, keep_latest: int, keep_every_steps: int | None = None) -> list[Path]:
+    """Delete all checkpoints but the newest `keep_latest`, the one with the lowest held-out loss, and every n-th step.
 
     A folder without a manifest is a save in progress, or what a crash left of one: it is kept while it is the newest.
 
@@ -186,6 +193,8 @@ def prune_checkpoints(run_dir: Path, keep_latest: int) -> list[Path]:
         if loss is not None:
             losses[folder] = loss
     keep = set(folders[:keep_latest])
+    if keep_every_steps is not None:
+        keep |= {folder for folder in folders if step_of(folder) % keep_every_steps == 0}
     if losses:
         keep.add(min(losses, key=lambda folder: losses[folder]))
     doomed = [folder for folder in folders if folder not in keep]

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,14 @@ class StepResult:
     Attributes:
         loss_nats: mean loss per real target token of the global batch, in nats.
         grad_norm: global 2-norm of the gradient before clipping; inf or NaN when the step was skipped.
-        applied: False when the update was skipped because loss or gradient was not finite.
+        applied: False when the update was skipped: loss or gradient was not finite, or the loss above its limit.
+        wishes: what the ranks asked for, added up.
     """
 
     loss_nats: float
     grad_norm: float
     applied: bool
+    wishes: tuple[float, ...] = ()
 
 
 class Engine:
@@ -53,7 +55,7 @@ class Engine:
         deepspeed = _import_deepspeed(device)
         settings = config.optimizer
         groups = build_parameter_groups(model, settings.weight_decay)
-        num_trained = sum(p.numel() for group in groups for p in group["params"])
+        self.num_trained = sum(p.numel() for group in groups for p in group["params"])
         self._optimizer = torch.optim.AdamW(
             groups,
             lr=settings.learning_rate,
@@ -66,7 +68,7 @@ class Engine:
         self._zero_stage = config.train.zero_stage
         self._is_unwrapped = is_unwrapped(config)
         self._clip_norm = settings.clip_norm
-        ds_config = build_deepspeed_config(config, world_size, num_trained)
+        ds_config = build_deepspeed_config(config, world_size, self.num_trained)
         self.num_micro_batches: int = ds_config["gradient_accumulation_steps"]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -80,7 +82,14 @@ class Engine:
         return self._engine.module
 
     def train_step(
-        self, micro_batches: Sequence[MicroBatch], global_tokens: int, *, learning_rate: float, weight_decay: float
+        self,
+        micro_batches: Sequence[MicroBatch],
+        global_tokens: int,
+        *,
+        learning_rate: float,
+        weight_decay: float,
+        loss_limit: float = math.inf,
+        wishes: Sequence[float] = (),
     ) -> StepResult:
         """Run forward and backward over the micro-batches of this rank and update once.
 
@@ -89,6 +98,8 @@ class Engine:
             global_tokens: real target tokens of the global batch over all ranks; the loss is their mean.
             learning_rate: for every group.
             weight_decay: for the matrices.
+            loss_limit: nats per token; a step with more is not applied.
+            wishes: numbers of this rank that are added up over ranks, on the way of the loss.
         """
         assert len(micro_batches) == self.num_micro_batches
         for group in self._optimizer.param_groups:
@@ -98,21 +109,31 @@ class Engine:
         self._engine.train()
         # DeepSpeed averages over ranks and divides by the accumulation steps; undoing both leaves sum / global_tokens.
         scale = self._world_size * self.num_micro_batches / global_tokens
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        shared = torch.tensor([0.0, *wishes], dtype=torch.float64, device=self.device)
         grad_norm: float | None = None
         with self._weights_kept():
             for i, batch in enumerate(micro_batches):
                 loss = self._forward(batch)
-                loss_sum += loss.detach()
+                shared[0] += loss.detach()
+                is_last = i + 1 == len(micro_batches)
+                if is_last:
+                    # Before the last backward pass, and without a look at the value, for which a GPU would have to
+                    # stop: a gradient that is not finite makes every rank skip the update, at every stage.
+                    dist.all_reduce(shared)
+                    loss = loss * torch.where(shared[0] / global_tokens > loss_limit, math.nan, 1.0).to(loss.dtype)
                 self._engine.backward(loss * scale)
-                if i + 1 == len(micro_batches) and self._is_unwrapped:
+                if is_last and self._is_unwrapped:
                     grad_norm = self._clip_or_drop()
                 self._engine.step()
-        dist.all_reduce(loss_sum)
         if grad_norm is None:
             grad_norm = float(self._engine.get_global_grad_norm())
         applied = math.isfinite(grad_norm) and self._engine.was_step_applied()
-        return StepResult(float(loss_sum) / global_tokens, grad_norm, applied)
+        loss_sum, *summed = shared.tolist()
+        return StepResult(loss_sum / global_tokens, grad_norm, applied, tuple(summed))
+
+    def before_update(self, hook: Callable[[], None]) -> None:
+        """Call `hook` each time the optimizer is about to change this rank's share of the weights."""
+        self._optimizer.register_step_pre_hook(lambda *_: hook())
 
     def _weights_kept(self) -> contextlib.AbstractContextManager[None]:
         """Round the weights once per optimizer step; at stage 3 they are whole only while they are gathered."""
@@ -155,9 +176,12 @@ class Engine:
         (folder / ZERO_FOLDER).mkdir(parents=True, exist_ok=True)
         self._engine.save_checkpoint(str(folder), tag=ZERO_FOLDER, save_latest=False, exclude_frozen_parameters=True)
 
-    def restore(self, folder: Path) -> None:
-        """Read the state of an equal world size from a complete checkpoint."""
+    def restore(self, folder: Path, *, is_universal: bool = False) -> None:
+        """Read the state from a complete checkpoint: of an equal world size, or in the form of train/universal.py."""
+        # DeepSpeed asks for this when it loads, not when it is built.
+        self._engine._config.load_universal_checkpoint = is_universal
         loaded, _ = self._engine.load_checkpoint(str(folder), tag=ZERO_FOLDER)
+        self._engine._config.load_universal_checkpoint = False
         assert loaded is not None
 
     def count_optimizer_state(self) -> tuple[int, int]:

@@ -1,10 +1,8 @@
 """Train on one worker, top to bottom: receive, build, restore, step, evaluate, save, report. Read this file first."""
 
 import logging
-import tempfile
+import math
 import time
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -15,68 +13,60 @@ import torch.distributed as dist
 from rcdist.config import JobConfig
 from rcdist.data.loader import Loader
 from rcdist.data.shards import TokenCorpus
-from rcdist.data.tokenizer import load_tokenizer
-from rcdist.errors import DivergedError
+from rcdist.errors import DivergedError, RcdistError
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import ReservoirBank
 from rcdist.ops.backend import backend_of, force
 from rcdist.ops.host import prepare_host
 from rcdist.tracking.ledger import Ledger
-from rcdist.tracking.provenance import redact
 from rcdist.train.broadcast import receive_bank
-from rcdist.train.checkpoint import (
-    CONFIG,
-    TOKENIZER,
-    Manifest,
-    checkpoint_name,
-    describe_files,
-    find_newest_valid,
-    read_manifest,
-    write_manifest,
-)
+from rcdist.train.budget import BUDGETS, budget_error, find_used_up
 from rcdist.train.deepspeed_config import split_batch
+from rcdist.train.divergence import SpikeGuard, describe_limit
 from rcdist.train.engine import Engine
 from rcdist.train.evaluate import evaluate
+from rcdist.train.events import share, tell
+from rcdist.train.faults import Faults
 from rcdist.train.health import Health
+from rcdist.train.heartbeat import Heartbeat
 from rcdist.train.meter import Meter
 from rcdist.train.optim import learning_rate_at, weight_decay_at
+from rcdist.train.samples import SampleLog
+from rcdist.train.state import RECORDS_IN_FLIGHT, LoopState, go_back, report, restore, save_and_report
+from rcdist.train.stop import is_stop_requested, read_stop, write_stop
 from rcdist.train.wire import WireMeter
 
-_RECORDS_IN_FLIGHT = 8
-"""More records than can be on their way from a worker to the controller's log at one time."""
-
-
-@dataclass
-class LoopState:
-    """Hold what must survive besides tensors and ledger; a checkpoint's manifest carries it.
-
-    Attributes:
-        step: optimizer steps done.
-        skipped_steps: of these, steps whose update was skipped.
-        cursor: global windows consumed.
-        records: records since the checkpoint before, and a few more: a log that was cut off is completed from them.
-    """
-
-    step: int = 0
-    skipped_steps: int = 0
-    cursor: int = 0
-    records: list[dict[str, float]] = field(default_factory=list)
+_POLL_NOTICE_S = 5.0
+"""Seconds between two looks at whether a node is about to be taken away; clouds give 30 s or more."""
+_POLL_STOP_S = 1.0
+"""Seconds between two looks at whether the driver asks for the end: storage may be a slow mount."""
 
 
 def train_loop_per_worker(payload: dict[str, Any]) -> None:
     """Run one worker of a training run; see launch.py for what `payload` holds."""
+    entered = time.monotonic()
     config = JobConfig(**payload["config"])
     device = ray.train.torch.get_device()
     _prepare_process(config, device)
-
-    bank = receive_bank(config, payload["bank_ref"], payload["bank_digest"])
-    wire = WireMeter(bank.buffers())
-    with wire.installed():
-        _train(config, payload, bank, wire, device)
+    if share(read_stop(config.run_dir) is not None or is_stop_requested(config.run_dir)):
+        return  # Ray has restarted the workers after an error that no retry can mend; the driver will say it
+    try:
+        bank = receive_bank(config, payload["bank_ref"], payload["bank_digest"])
+        wire = WireMeter(bank.buffers())
+        with wire.installed():
+            _train(config, payload, bank, wire, device, entered)
+    except RcdistError as error:
+        write_stop(config.run_dir, error)
+        raise
 
 
 def _train(
-    config: JobConfig, payload: dict[str, Any], bank: ReservoirBank, wire: WireMeter, device: torch.device
+    config: JobConfig,
+    payload: dict[str, Any],
+    bank: ReservoirBank,
+    wire: WireMeter,
+    device: torch.device,
+    entered: float,
 ) -> None:
     rank, world_size = dist.get_rank(), dist.get_world_size()
     model = LanguageModel(
@@ -93,7 +83,7 @@ def _train(
     validation_corpus = TokenCorpus(payload["validation_corpus"].path)
     ledger = Ledger()
     state = LoopState()
-    restored = _restore(config, engine, ledger, state)
+    restored = restore(payload, config, engine, ledger, state)
     loader = Loader(
         train_corpus,
         seq_len=config.data.seq_len,
@@ -105,24 +95,48 @@ def _train(
         cursor=state.cursor,
     )
     health = Health(engine, bank)
-    meter = Meter(config, payload["price"], ledger, wire, world_size, device)
+    heartbeat = Heartbeat(config.run_dir, payload["began"]) if rank == 0 else None
+    # From a failure to here the workers were held; a new job's first workers are paid for from where they began.
+    held_s = max(heartbeat.recover(ledger) if heartbeat else 0.0, time.monotonic() - entered)
+    meter = Meter(config, payload["price"], ledger, wire, world_size, device, heartbeat)
+    faults = Faults(config.run_dir, rank)
+    engine.before_update(lambda: faults.kill_at("optimizer", state.step + 1))
+    guard = SpikeGuard(config.divergence, state.spikes)
+    deadline = payload["began"] + (config.train.max_wall_s or math.inf)
     if rank == 0:
         print(f"backend {backend_of(next(engine.module.parameters()))}", flush=True)
     if rank == 0 and restored:
         print(f"resumed from {restored.name} at step {state.step}, window {state.cursor}", flush=True)
 
+    meter.charge("startup", extra_s=held_s)
+    samples = SampleLog(config.run_dir, share(time.time_ns()), rank) if config.tracking.log_samples else None
+    polled, is_noticed = time.monotonic(), False
+    asked = -math.inf
     last = config.train.steps
     while state.step < last:
         meter.begin_step()
         batch = loader.next_step()
+        limit = guard.limit()
+        # Whether time or money is over is rank 0's to say, and all ranks hear it with the loss.
+        over = find_used_up(config, ledger, deadline) if rank == 0 else 0.0
+        poll_due = float(rank == 0 and time.monotonic() - polled > _POLL_NOTICE_S)
+        stop_wish = 0.0
+        if rank == 0 and time.monotonic() - asked > _POLL_STOP_S:
+            asked = time.monotonic()
+            stop_wish = float(is_stop_requested(config.run_dir))
+        faults.kill_at("forward", state.step + 1)
         result = engine.train_step(
-            batch.micro_batches,
+            faults.change(batch.micro_batches, state.step + 1),
             loader.global_tokens,
             learning_rate=learning_rate_at(state.step, last, config.optimizer, config.schedule),
             weight_decay=weight_decay_at(state.step, last, config.optimizer, config.schedule),
+            loss_limit=limit,
+            wishes=(over, poll_due, stop_wish),
         )
         state.step += 1
         state.cursor = loader.cursor
+        if samples is not None:
+            samples.append(state.step, batch.samples)
         state.skipped_steps += not result.applied
         meter.count_step(result, loader)
         if not result.applied and config.train.on_nonfinite == "stop":
@@ -132,9 +146,32 @@ def _train(
                 f"step {state.step} has loss {result.loss_nats} and gradient norm {result.grad_norm}",
                 "Lower optimizer.learning_rate, or use train.on_nonfinite=skip",
             )
+        action = guard.observe(state.step, result.loss_nats, applied=result.applied)
+        if action != "applied":
+            why = f"loss {result.loss_nats:.4f}, {describe_limit(state.spikes.losses, limit)}"
+            tell(config.run_dir, state.step, action, f"{why}, gradient norm {result.grad_norm:.3g}")
+        if action == "stop":
+            raise DivergedError(
+                "divergence.max_rollbacks",
+                config.divergence.max_rollbacks,
+                f"step {state.step} has loss {result.loss_nats:.4f} after as many returns to a checkpoint",
+                "Lower optimizer.learning_rate, or look at the data around this step",
+            )
+        if action == "roll_back":
+            go_back(config, engine, state)
 
         record: dict[str, float] = {}
         is_last = state.step == last
+        if result.wishes[1]:
+            polled = time.monotonic()
+            was_noticed, is_noticed = is_noticed, ray.train.get_preemption_info() is not None
+            notice = is_noticed and not was_noticed
+        else:
+            notice = False
+        if notice:
+            tell(config.run_dir, state.step, "notice", "a node is about to be taken away: saving now")
+        used_up = BUDGETS[round(result.wishes[0])] if not is_last else None
+        is_stopped = result.wishes[2] > 0 and not is_last
         if is_last or _is_due(state.step, config.evaluate.every_steps):
             record |= evaluate(
                 engine,
@@ -145,18 +182,27 @@ def _train(
             )
         if _is_due(state.step, config.tracking.health_every_steps):
             record |= health.read(batch.micro_batches[0])
-        save_due = is_last or _is_due(state.step, config.checkpoint.every_steps)
+        is_urgent = is_last or is_stopped or notice or used_up is not None
+        save_due = is_urgent or _is_due(state.step, config.checkpoint.every_steps)
         if record or save_due or _is_due(state.step, config.train.log_every_steps):
             # Proved when the bank was received and at every reading of the health: a difference raises.
             record |= {"reservoir/digest_ok": 1.0, "wire/start_bytes": float(payload["start_bytes"])}
             record |= {"train/epoch": state.cursor / train_corpus.num_windows(config.data.seq_len)}
+            record |= {"train/rollbacks": float(state.spikes.rollbacks)}
             record |= meter.read(step=state.step, skipped_steps=state.skipped_steps)
             state.records.append({"step": state.step, "timestamp_ms": int(time.time() * 1000), **record})
             if save_due:
-                _save_and_report(config, payload, engine, bank, ledger, state)
-                state.records = state.records[-_RECORDS_IN_FLIGHT:]
+                save_and_report(config, payload, engine, bank, ledger, state, faults, wait=is_urgent)
+                meter.charge("checkpoint")
+                state.records = state.records[-RECORDS_IN_FLIGHT:]
             else:
-                _report(state)
+                report(state)
+        if used_up is not None:
+            if rank == 0:
+                write_stop(config.run_dir, budget_error(config, used_up, state.step, ledger))
+            break
+        if is_stopped:
+            break
     loader.close()
 
 
@@ -171,67 +217,3 @@ def _prepare_process(config: JobConfig, device: torch.device) -> None:
         prepare_host(max(int(config.cluster.cpus_per_worker), 1))
     torch.manual_seed(config.seed)
     force(config.train.backend)
-
-
-def _restore(config: JobConfig, engine: Engine, ledger: Ledger, state: LoopState) -> Path | None:
-    """Continue from the newest valid checkpoint of this run, also after a restart of the workers by Ray."""
-    choice: list[Any] = [None]
-    if dist.get_rank() == 0:
-        found = find_newest_valid(config.run_dir)
-        if found:
-            choice[0] = found[0]
-            for damage in found[1]:
-                print(f"skipped: {damage}", flush=True)
-    dist.broadcast_object_list(choice)
-    folder: Path | None = choice[0]
-    if folder is None:
-        return None
-    manifest = read_manifest(folder)
-    engine.restore(folder)
-    state.step, state.cursor, state.skipped_steps = manifest.step, manifest.cursor, manifest.skipped_steps
-    ledger.load_state(manifest.ledger)
-    return folder
-
-
-def _save_and_report(
-    config: JobConfig,
-    payload: dict[str, Any],
-    engine: Engine,
-    bank: ReservoirBank,
-    ledger: Ledger,
-    state: LoopState,
-) -> None:
-    """Save this rank's files into its own folder, exchange digests, and hand it to Ray, which merges the folders."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        engine.save(folder)
-        if dist.get_rank() == 0:
-            (folder / CONFIG).write_text(redact(config.model_dump_json(indent=1)))
-            load_tokenizer(Path(payload["tokenizer_dir"])).save(folder / TOKENIZER)
-        files: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(files, describe_files(folder))
-        if dist.get_rank() == 0:
-            manifest = Manifest(
-                **asdict(state),
-                world_size=dist.get_world_size(),
-                zero_stage=config.train.zero_stage,
-                ledger=ledger.state_dict(),
-                eval_loss_nats=state.records[-1].get("eval/loss_nats"),
-                mlflow_run_id=payload["mlflow_run_id"],
-                reservoir={
-                    "digest": bank.digest(),
-                    "matrices": bank.digests(),
-                    "specs": [spec.to_dict() for spec in bank.specs],
-                },
-                tokenizer_digest=payload["tokenizer_digest"],
-                data_digest=payload["train_corpus"].digest,
-            )
-            write_manifest(folder, manifest, files)
-        _report(state, ray.train.Checkpoint.from_directory(folder))
-
-
-def _report(state: LoopState, checkpoint: ray.train.Checkpoint | None = None) -> None:
-    """Send the newest record to the controller; only rank 0's counts."""
-    metrics = state.records[-1] if dist.get_rank() == 0 else {}
-    name = checkpoint_name(state.step) if checkpoint else None
-    ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)

@@ -8,9 +8,10 @@ import torch
 from rcdist.config import JobConfig
 from rcdist.data.loader import Loader
 from rcdist.model.cost import estimate_flops
-from rcdist.tracking.ledger import Ledger
+from rcdist.tracking.ledger import Kind, Ledger
 from rcdist.tracking.prices import PriceRow
 from rcdist.train.engine import StepResult
+from rcdist.train.heartbeat import Heartbeat
 from rcdist.train.optim import learning_rate_at
 from rcdist.train.wire import WireMeter
 
@@ -25,6 +26,7 @@ class Meter:
         wire: counts what this worker hands to collectives.
         world_size: devices paid for.
         device: where the model trains.
+        heartbeat: writes the ledger down; rank 0's.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Meter:
         wire: WireMeter,
         world_size: int,
         device: torch.device,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
         self._config = config
         self._price = price
@@ -45,6 +48,7 @@ class Meter:
         self._flops = estimate_flops(
             config.model, config.reservoir, activation_checkpointing=config.train.activation_checkpointing
         )
+        self._heartbeat = heartbeat
         self._charged_at = self._step_began = time.perf_counter()
         self._reset()
 
@@ -73,17 +77,24 @@ class Meter:
         self._result = result
         self._charge(loader.global_tokens, useful_s=step_s)
 
-    def _charge(self, tokens: int, useful_s: float) -> None:
+    def charge(self, kind: Kind, extra_s: float = 0.0) -> None:
+        """Charge the time since the last charge, and `extra_s` more, as start-up or as waiting for a checkpoint."""
+        self._charge(0, useful_s=0.0, kind=kind, extra_s=extra_s)
+
+    def _charge(self, tokens: int, useful_s: float, kind: Kind = "other", extra_s: float = 0.0) -> None:
         now = time.perf_counter()
         self._ledger.charge(
-            seconds=now - self._charged_at,
+            seconds=now - self._charged_at + extra_s,
             num_devices=self._world_size,
             tokens=tokens,
             flops_per_token=self._flops,
             price=self._price,
             useful_s=useful_s,
+            kind=kind,
         )
         self._charged_at = now
+        if self._heartbeat is not None:
+            self._heartbeat.beat(self._ledger)
 
     def read(self, *, step: int, skipped_steps: int) -> dict[str, float]:
         """Return the record of the steps since the last one, and start the next.

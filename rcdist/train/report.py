@@ -18,11 +18,12 @@ class RecordKeeper(UserCallback):
     Args:
         run_dir: folder of the run.
         keep_latest: newest checkpoints that are kept.
+        keep_every_steps: checkpoints of its multiples are kept for good.
     """
 
-    def __init__(self, run_dir: Path, keep_latest: int) -> None:
+    def __init__(self, run_dir: Path, keep_latest: int, keep_every_steps: int | None) -> None:
         self._run_dir = run_dir
-        self._keep_latest = keep_latest
+        self._kept = keep_latest, keep_every_steps
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
         """Keep one record; Ray calls it once all workers have reported and the checkpoint is in storage."""
@@ -30,4 +31,4 @@ class RecordKeeper(UserCallback):
         step, timestamp_ms = record.pop("step"), record.pop("timestamp_ms")
         MetricsLog(self._run_dir).append(step, timestamp_ms, record)
         if checkpoint is not None:
-            prune_checkpoints(self._run_dir, self._keep_latest)
+            prune_checkpoints(self._run_dir, *self._kept)

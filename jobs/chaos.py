@@ -1,0 +1,63 @@
+"""Break training runs on purpose and judge how they end: `python jobs/chaos.py [--faults NAME,...] [--repeats N]`."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the submitted code, not an installed one
+
+from pydantic import Field
+
+from rcdist.cli import parse_cli, run_job
+from rcdist.config import Section
+from rcdist.errors import EXIT_DONE, EXIT_UNEXPECTED, ConfigError
+
+
+class ChaosArguments(Section):
+    """Break training runs on purpose, on a cluster on this machine or on your own, and judge how they end."""
+
+    faults: str = "all"
+    """Names with commas between, or all; list: print them."""
+    repeats: Annotated[int, Field(ge=1)] = 1
+    """How often each fault is made."""
+    address: str | None = None
+    """Address of a Ray cluster to use; None: RAY_ADDRESS, or one on this machine, which faults of nodes need."""
+    storage_path: str | None = None
+    """Folder for the runs, seen by every node; None: a temporary one, which is deleted when all is well."""
+    settings: str = ""
+    """Settings of the runs, as for jobs/pretrain.py, with blanks between; None of the name or the storage."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the faults and print a table; 0 when every run ended as it should, else 1."""
+    arguments = parse_cli(ChaosArguments, argv, prog="jobs/chaos.py")
+    from rcdist.chaos.faults import FAULTS
+    from rcdist.chaos.suite import Suite, format_table, local_cluster, run_suite
+
+    if arguments.faults == "list":
+        for name, fault in FAULTS.items():
+            print(f"{name:16}{fault.what}: {fault.end}")
+        return EXIT_DONE
+    names = list(FAULTS) if arguments.faults == "all" else arguments.faults.split(",")
+    names = list(dict.fromkeys(names))
+    unknown = [name for name in names if name not in FAULTS]
+    if unknown:
+        raise ConfigError("faults", unknown[0], f"not one of {', '.join(FAULTS)}", "--faults=list explains them")
+    storage = Path(arguments.storage_path or tempfile.mkdtemp(prefix="rcdist-chaos-")).expanduser().resolve()
+    print(f"runs are below {storage}", flush=True)
+    with contextlib.ExitStack() as stack:
+        address = arguments.address or os.environ.get("RAY_ADDRESS")
+        if address:
+            os.environ["RAY_ADDRESS"] = address  # for the jobs
+        cluster = None if address else stack.enter_context(local_cluster())
+        suite = Suite(storage, arguments.settings.split(), cluster, is_local=not address)
+        verdicts = run_suite(suite, names, arguments.repeats, lambda line: print(line, flush=True))
+    print(format_table(verdicts))
+    return EXIT_UNEXPECTED if any(verdict.failures for verdict in verdicts) else EXIT_DONE
+
+
+if __name__ == "__main__":
+    run_job(main)

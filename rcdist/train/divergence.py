@@ -1,0 +1,82 @@
+"""Watch the loss: skip the update of a step that jumps, go back to a checkpoint when it keeps on, and then stop."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rcdist.config import DivergenceConfig
+
+Action = Literal["applied", "skipped", "roll_back", "stop"]
+
+_LEAST_LOSSES = 16
+"""Losses from which a median and a spread are taken seriously."""
+_LEAST_JUMP = 0.05
+"""Share of the median below which no distance is a jump: a run that stands still has almost no spread."""
+
+
+@dataclass
+class SpikeState:
+    """Hold what the guard remembers; it rides in the checkpoint, so that a resumed run decides alike.
+
+    Attributes:
+        losses: of the newest applied steps, nats per token.
+        skipped: steps of late whose update was skipped.
+        rollbacks: how often training went back to a checkpoint.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+    rollbacks: int = 0
+
+
+class SpikeGuard:
+    """Decide what to do about a step from its loss; every rank decides alike, from reduced losses.
+
+    A jump is a loss whose robust z-score, its distance from the median of the newest applied losses in units of
+    1.4826 x their median absolute deviation, is above `divergence.spike_z`.
+
+    Args:
+        config: thresholds.
+        state: what was remembered; changed in place.
+    """
+
+    def __init__(self, config: DivergenceConfig, state: SpikeState) -> None:
+        self._config, self.state = config, state
+
+    def limit(self) -> float:
+        """Return the loss in nats per token above which the next update is skipped; inf while too little is known."""
+        if self._config.spike_z is None or len(self.state.losses) < _LEAST_LOSSES:
+            return math.inf
+        median = statistics.median(self.state.losses)
+        spread = 1.4826 * statistics.median(abs(loss - median) for loss in self.state.losses)
+        return median + max(self._config.spike_z * spread, _LEAST_JUMP * abs(median))
+
+    def observe(self, step: int, loss: float, *, applied: bool) -> Action:
+        """Take note of a finished step and return what to do.
+
+        Args:
+            step: its number.
+            loss: nats per token.
+            applied: whether its update was made.
+        """
+        if applied:
+            self.state.losses = [*self.state.losses, loss][-self._config.window_steps :]
+            return "applied"
+        recent = step - self._config.window_steps
+        self.state.skipped = [s for s in self.state.skipped if s > recent] + [step]
+        if len(self.state.skipped) <= self._config.max_skipped:
+            return "skipped"
+        self.state.skipped = []
+        if self.state.rollbacks >= self._config.max_rollbacks:
+            return "stop"
+        self.state.rollbacks += 1
+        return "roll_back"
+
+
+def describe_limit(losses: Sequence[float], limit: float) -> str:
+    """Say what a loss was compared with."""
+    if not losses or math.isinf(limit):
+        return "no limit yet"
+    return f"limit {limit:.4f}, median {statistics.median(losses):.4f} of {len(losses)} steps"

@@ -1,0 +1,31 @@
+"""Every fault once, with real processes: workers, nodes, drivers, disks and servers that break."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rcdist.chaos.faults import FAULTS
+from rcdist.chaos.suite import Suite, local_cluster
+from rcdist.config import JobConfig
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
+    with local_cluster() as cluster:
+        yield Suite(tmp_path_factory.mktemp("chaos"), [], cluster)
+
+
+@pytest.fixture(scope="module")
+def unbroken(suite: Suite) -> tuple[JobConfig, Path]:
+    return suite.run_unbroken()
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_run_survives(name: str, suite: Suite, unbroken: tuple[JobConfig, Path]) -> None:
+    verdict = suite.run_fault(name, 1, *unbroken)
+    if any("cannot be tried here" in failure for failure in verdict.failures):
+        pytest.skip(verdict.failures[0])
+    assert not verdict.failures, "\n".join(verdict.failures)
