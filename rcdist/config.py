@@ -219,6 +219,8 @@ class ClusterConfig(Section):
     start_timeout_s: Annotated[float, Field(gt=0)] | None = None
     """Seconds that Ray may take to start the workers; None: 600, because autoscaled nodes need minutes, and 30 where
     fewer workers will do."""
+    hang_timeout_s: Annotated[float, Field(gt=0)] = 900.0
+    """Seconds after which a collective that some worker does not join counts as a failure of the workers."""
     resize_interval_s: Annotated[float, Field(gt=0)] = 60.0
     """Seconds between two looks at whether there is room for more workers, where num_workers is [min, max]."""
     stop_grace_s: Annotated[float, Field(ge=0)] = 20.0

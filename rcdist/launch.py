@@ -1,6 +1,6 @@
 """Turn a JobConfig into a finished run: check everything, prepare the data, start Ray Train, follow it, close it."""
 
-import os
+import math
 import signal
 import threading
 import time
@@ -33,7 +33,7 @@ from rcdist.tracking.provenance import redact
 from rcdist.tracking.tracker import RunStatus, Tracker, reconcile
 from rcdist.train.events import EVENTS
 from rcdist.train.stop import clear_stop, read_stop, request_stop
-from rcdist.workers import Workers, gpu_name, is_local, ray_session, resolve_workers, worker_environment
+from rcdist.workers import Workers, gpu_name, ray_session, resolve_workers, set_timeouts, worker_environment
 
 _POLL_S = 0.2
 
@@ -194,14 +194,7 @@ def fit(config: JobConfig, payload: dict[str, Any], workers: Workers) -> None:
     from rcdist.train.loop import train_loop_per_worker
     from rcdist.train.report import RecordKeeper
 
-    # The controller polls workers at this interval; its default of 2 s delays every record and the end of a run.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    # After a node is lost Ray first waits this long for as many workers as before.
-    start_timeout_s = config.cluster.start_timeout_s or (30.0 if workers.min_workers else 600.0)
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(start_timeout_s))
-    if is_local(config):
-        # Nobody takes this machine away with notice, and the watcher's start logs an error of Ray's own.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    set_timeouts(config, workers)
     # Ray's list of earlier checkpoints names those that retention has deleted; the folders themselves are the truth.
     (config.run_dir / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
     resources = {"CPU": workers.cpus_per_worker} | ({"GPU": 1.0} if workers.use_gpu else {})
@@ -209,7 +202,9 @@ def fit(config: JobConfig, payload: dict[str, Any], workers: Workers) -> None:
     trainer = TorchTrainer(
         train_loop_per_worker,
         train_loop_config=payload,
-        torch_config=TorchConfig(backend="nccl" if workers.use_gpu else "gloo"),
+        torch_config=TorchConfig(
+            backend="nccl" if workers.use_gpu else "gloo", timeout_s=math.ceil(config.cluster.hang_timeout_s)
+        ),
         scaling_config=ray.train.ScalingConfig(
             num_workers=(workers.min_workers, most) if workers.min_workers else most,
             use_gpu=workers.use_gpu,

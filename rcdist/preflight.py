@@ -25,6 +25,7 @@ from rcdist.train.checkpoint import (
     verify_checkpoint,
 )
 from rcdist.train.deepspeed_config import build_deepspeed_config
+from rcdist.train.foreign import refuse_code
 from rcdist.workers import Workers
 
 _FIXED_ON_RESUME = (
@@ -112,6 +113,14 @@ def _find_start(config: JobConfig) -> Resume | None:
         folder, manifest = found[0], read_manifest(found[0])
     else:
         folder, manifest = path, verify_checkpoint(path)
+    refuse_code(folder)
+    if manifest.step >= config.train.steps:
+        raise ConfigError(
+            "train.steps",
+            config.train.steps,
+            f"the checkpoint {folder.name} that the run starts from has {manifest.step} already",
+            "Raise it",
+        )
     _check_same(config, folder, manifest)
     return Resume(folder.resolve(), manifest)
 

@@ -94,6 +94,27 @@ def gpu_name() -> str:
     return next((key.removeprefix(prefix) for key in ray.cluster_resources() if key.startswith(prefix)), "GPU")
 
 
+def set_timeouts(config: JobConfig, workers: Workers) -> None:
+    """Set how long Ray Train waits for what, in the environment that its controller inherits; a user's own win.
+
+    Besides: `cluster.hang_timeout_s` bounds every collective, and what a cluster takes to notice that a node is gone
+    (`RAY_health_check_*`, 30 to 60 s unless its connections break) is set where the cluster is started.
+    """
+    fewest_will_do = workers.min_workers is not None
+    start_timeout_s = config.cluster.start_timeout_s or (30.0 if fewest_will_do else 600.0)
+    variables = {
+        # The controller polls workers at this interval; its default of 2 s delays every record and the end of a run.
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        # After a node is lost Ray waits this long for as many workers as before. It asks for fewer only then.
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start_timeout_s),
+    }
+    if is_local(config):
+        # Nobody takes this machine away with notice, and the watcher's start logs an error of Ray's own.
+        variables["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+
+
 def worker_environment(workers: Workers) -> dict[str, str]:
     """Return the environment variables of every training worker, each for a reason."""
     environment = {

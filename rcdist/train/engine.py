@@ -178,11 +178,19 @@ class Engine:
 
     def restore(self, folder: Path, *, is_universal: bool = False) -> None:
         """Read the state from a complete checkpoint: of an equal world size, or in the form of train/universal.py."""
+        # DeepSpeed's universal load at stage 3 gives all groups the settings of the first, weight decay included, and
+        # one and the same tensor as their step counter, which then counts each step once per group.
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in self._optimizer.param_groups]
         # DeepSpeed asks for this when it loads, not when it is built.
         self._engine._config.load_universal_checkpoint = is_universal
         loaded, _ = self._engine.load_checkpoint(str(folder), tag=ZERO_FOLDER)
         self._engine._config.load_universal_checkpoint = False
         assert loaded is not None
+        for group, own in zip(self._optimizer.param_groups, settings, strict=True):
+            group.update(own)
+        for state in self._optimizer.state.values():
+            if isinstance(state.get("step"), torch.Tensor):
+                state["step"] = state["step"].clone()
 
     def count_optimizer_state(self) -> tuple[int, int]:
         """Count the moment elements over all ranks.

@@ -6,6 +6,7 @@ import torch
 
 from rcdist.train.checkpoint import Manifest
 from rcdist.train.engine import ZERO_FOLDER, consolidate_stage_three
+from rcdist.train.foreign import refuse_code
 
 _MODEL_STATES = "mp_rank_00_model_states.pt"
 
@@ -17,6 +18,7 @@ def read_trained_weights(folder: Path, manifest: Manifest) -> dict[str, torch.Te
     shards.
     """
     if manifest.zero_stage == 3:
+        refuse_code(folder)  # DeepSpeed's tool has no restriction
         return consolidate_stage_three(folder)
     state = torch.load(folder / ZERO_FOLDER / _MODEL_STATES, map_location="cpu", weights_only=True)
     return dict(state["module"])

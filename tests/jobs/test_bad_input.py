@@ -1,12 +1,17 @@
 """Bad input: one line that names field, rule and remedy, the documented exit code, and nothing half-written."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from rcdist.config import JobConfig
+from rcdist.train.checkpoint import MANIFEST, describe_files, find_checkpoints
 from tests.conftest import free_ports
 from tests.jobs.run import run_in_process, small_arguments
+from tests.train.test_foreign import Attack
 
 
 def refuse(capsys: pytest.CaptureFixture[str], storage: Path, *more: str, script: str = "pretrain.py") -> str:
@@ -122,3 +127,37 @@ def test_more_workers_than_a_machine_has_do_not_fit(capsys: pytest.CaptureFixtur
     assert code == 3
     assert line.startswith("cluster.num_workers=64: needs 64 CPUs, this machine's Ray has 4.")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_code_in_a_checkpoint_from_elsewhere_does_not_run(
+    capsys: pytest.CaptureFixture[str], submitted: tuple[JobConfig, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "downloaded"
+    shutil.copytree(find_checkpoints(submitted[0].run_dir)[0], folder)
+    mark, shard = tmp_path / "mark", folder / "zero" / "mp_rank_00_model_states.pt"
+    torch.save({"module": {}, "more": Attack(f"touch {mark}")}, shard)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"] |= {k: v for k, v in describe_files(folder).items() if k.endswith(shard.name)}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    line = refuse(capsys, tmp_path, f"--checkpoint.resume_from={folder}")
+    assert "holds more than tensors" in line
+    assert not mark.exists()
+
+
+@pytest.mark.slow
+def test_a_start_without_steps_left_is_refused(
+    capsys: pytest.CaptureFixture[str], submitted: tuple[JobConfig, str], tmp_path: Path
+) -> None:
+    line = refuse(capsys, tmp_path, f"--checkpoint.resume_from={submitted[0].run_dir}")
+    assert line == "train.steps=10: the checkpoint step-00000010 that the run starts from has 10 already. Raise it."
+
+
+def test_a_start_from_nowhere_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "there is no such folder" in refuse(capsys, tmp_path, f"--checkpoint.resume_from={tmp_path}/none")
+
+
+def test_fewest_workers_above_most_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    line = refuse(capsys, tmp_path, "--cluster.num_workers=[3,2]")
+    assert line.startswith("cluster.num_workers=")
+    assert "the least, 3, is more than the most, 2" in line

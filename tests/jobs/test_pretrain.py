@@ -171,6 +171,21 @@ def test_a_finished_run_that_mlflow_does_not_know_the_end_of_is_completed(
     assert json.loads(run_file.read_text()) == state
 
 
+def test_a_new_run_starts_from_the_checkpoint_of_another(
+    submitted: tuple[JobConfig, str], storage: Path, ray_head: RayHead
+) -> None:
+    arguments = small_arguments(storage, "--name=offspring", f"--checkpoint.resume_from={submitted[0].run_dir}")
+    # The same settings would be done at once: the schedule of a longer run is another one.
+    code, output, errors = run_job_script("pretrain.py", [*arguments, "--train.steps=12"], ray_head)
+    assert code == 0, output + errors
+    assert "resumed from step-00000010 at step 10" in output
+    offspring = small_config(storage, "--name=offspring")
+    assert [r.step for r in records(offspring)] == [11, 12]
+    assert read_run(offspring).info.run_id != read_run(submitted[0]).info.run_id
+    # Its parent is as it was.
+    assert newest(submitted[0])[1].step == 10
+
+
 def test_evaluate_repeats_the_runs_own_final_figure(submitted: tuple[JobConfig, str], ray_head: RayHead) -> None:
     config, _ = submitted
     code, output, errors = run_job_script("evaluate.py", [f"--checkpoint={config.run_dir}"], ray_head)
