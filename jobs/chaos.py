@@ -55,7 +55,9 @@ def main(argv: list[str]) -> int:
         cluster = None if address else stack.enter_context(local_cluster())
         suite = Suite(storage, arguments.settings.split(), cluster, is_local=not address)
         verdicts = run_suite(suite, names, arguments.repeats, lambda line: print(line, flush=True))
+        empty_s = suite.time_empty_restart()
     print(format_table(verdicts))
+    print(f"Ray alone takes {empty_s:.1f} s from the kill of a worker to the start of two that do nothing.")
     return EXIT_UNEXPECTED if any(verdict.failures for verdict in verdicts) else EXIT_DONE
 
 

@@ -14,6 +14,13 @@ from pathlib import Path
 import psutil
 
 _START_S = 120.0
+_OTHER = """
+import ray
+ray.init(logging_level="ERROR")
+others = [n for n in ray.nodes() if n["Alive"] and "node:__internal_head__" not in n["Resources"]]
+assert len(others) == 1, others
+print(others[0]["NodeID"])
+"""
 
 
 def free_ports(count: int) -> list[int]:
@@ -73,6 +80,17 @@ class LocalCluster:
         metrics, agent = free_ports(2)
         arguments = [f"--address={self.address}", f"--num-cpus={cpus}"]
         return self._start([*arguments, f"--metrics-export-port={metrics}", f"--dashboard-agent-listen-port={agent}"])
+
+    def drain_other(self, deadline_s: int) -> None:
+        """Give the one node besides the head notice, as a cloud does before it takes a spot machine away."""
+        environment = {**os.environ, **self.environment}
+        found = subprocess.run(
+            [sys.executable, "-c", _OTHER], env=environment, capture_output=True, text=True, check=True
+        )
+        command = [str(Path(sys.executable).parent / "ray"), "drain-node", f"--address={self.address}"]
+        command += [f"--node-id={found.stdout.split()[-1]}", "--reason=DRAIN_NODE_REASON_PREEMPTION"]
+        command += ["--reason-message=taken away on purpose", f"--deadline-remaining-seconds={deadline_s}"]
+        subprocess.run(command, env=environment, capture_output=True, check=True)
 
     def kill_node(self, node: subprocess.Popen[str]) -> None:
         """Take a node away without notice."""

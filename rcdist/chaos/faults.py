@@ -19,6 +19,9 @@ from rcdist.train.checkpoint import checkpoint_name, find_checkpoints
 from rcdist.train.samples import read_samples
 
 _TMPFS_BYTES = 64 * 2**20
+_LONG = ["--train.steps=1000", "--train.log_every_steps=10", "--evaluate.every_steps=null"]
+_LONG += ["--tracking.health_every_steps=null"]
+"""A run that is still going when nodes have come and gone."""
 _LEFT_BYTES = 2**20
 """Room that a full storage has left: for records, not for a checkpoint."""
 
@@ -62,18 +65,45 @@ def _node_loss(scene: Scene) -> None:
     scene.judge()
 
 
+def _preemption(scene: Scene) -> None:
+    node = scene.cluster.add_node(1)
+    # No failure is allowed: pre-emption with notice is none. No checkpoint is due: the one there is, the notice made.
+    settings = [*_LONG, "--cluster.max_failures=0", "--checkpoint.every_steps=null"]
+    process = scene.stage.start(*settings)
+    _wait(process, lambda: bool(MetricsLog(scene.run_dir).read()))
+    scene.cluster.drain_other(deadline_s=12)
+    scene.verdict.expect(_wait(process, lambda: bool(find_checkpoints(scene.run_dir))), "the notice saved nothing")
+    scene.cluster.add_node(1)
+    # The cloud takes the machine away when the time is over; Ray has moved the workers by then.
+    scene.verdict.expect(_wait(process, lambda: _newest_size(scene.run_dir) == 2), "training did not go on elsewhere")
+    scene.cluster.kill_node(node)
+    scene.expect_end(scene.stage.end(process), EXIT_DONE, "a node is about to be taken away", "resumed from")
+    scene.judge(*settings, is_same=False)
+
+
+def _wait(process: subprocess.Popen[str], holds: Callable[[], bool], timeout_s: float = 150.0) -> bool:
+    """Wait while the job runs; say whether it came to hold."""
+    deadline = time.monotonic() + timeout_s
+    while not (held := holds()) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return held
+
+
 def _elastic(scene: Scene) -> None:
     """2 workers, one node lost, 1 worker, a node comes, 2 workers: in one job that never ends meanwhile."""
     node = scene.cluster.add_node(1)
-    long = ["--train.steps=1500", "--checkpoint.every_steps=50", "--evaluate.every_steps=null"]
-    long += ["--train.log_every_steps=10", "--tracking.health_every_steps=null"]
+    long = [*_LONG, "--checkpoint.every_steps=50"]
     elastic = ["--cluster.num_workers=[1,2]", "--cluster.resize_interval_s=2", "--cluster.start_timeout_s=15"]
     process = scene.stage.start(*long, *elastic)
     scene.verdict.expect(scene.stage.wait_for_step(process, 100), "step 100 was not reached")
     scene.cluster.kill_node(node)
-    scene.verdict.expect(_wait_for_size(scene, process, 1), "training did not go on with one worker")
+    scene.verdict.expect(
+        _wait(process, lambda: _newest_size(scene.run_dir) == 1), "training did not go on with one worker"
+    )
     scene.cluster.add_node(1)
-    scene.verdict.expect(_wait_for_size(scene, process, 2), "training did not go on with two workers again")
+    scene.verdict.expect(
+        _wait(process, lambda: _newest_size(scene.run_dir) == 2), "training did not go on with two workers again"
+    )
     scene.expect_end(scene.stage.end(process), EXIT_DONE)
     scene.judge(*long, is_same=False)
     broken = MetricsLog(scene.run_dir).read()
@@ -86,16 +116,10 @@ def _elastic(scene: Scene) -> None:
     scene.verdict.expect(apart < 0.01, f"losses are {apart:.2%} from those of two workers, on average")
 
 
-def _wait_for_size(scene: Scene, process: subprocess.Popen[str], wanted: int) -> bool:
-    """Wait until the newest workers are as many, and have done a step."""
-    deadline = time.monotonic() + 150
-    while process.poll() is None and time.monotonic() < deadline:
-        files = sorted((scene.run_dir / "samples").glob("*.jsonl"))
-        attempts = [path.name.split("-")[0] for path in files if path.stat().st_size > 0]
-        if len(set(attempts)) > 1 and attempts.count(max(attempts)) == wanted:
-            return True
-        time.sleep(0.1)
-    return False
+def _newest_size(run_dir: Path) -> int:
+    """Return how many workers the newest group has, as far as they have done a step; 0 for a run's first group."""
+    attempts = [path.name.split("-")[0] for path in (run_dir / "samples").glob("*.jsonl") if path.stat().st_size > 0]
+    return attempts.count(max(attempts)) if len(set(attempts)) > 1 else 0
 
 
 def _resized(scene: Scene) -> None:
@@ -139,9 +163,7 @@ def _disk_full(scene: Scene) -> None:
         scene.stage.wait_for_step(process, 8)
         filler = storage / "filler"
         _fill(filler, _LEFT_BYTES)
-        deadline = time.monotonic() + 60
-        while "not saved" not in scene.events() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+        _wait(process, lambda: "not saved" in scene.events())
         filler.unlink()
         scene.expect_end(scene.stage.end(process), EXIT_DONE, "not saved")
         scene.judge()
@@ -231,6 +253,9 @@ FAULTS = {
     "kill-optimizer": Fault("a worker is killed in the optimizer's step", _GOES_ON, _killed("optimizer")),
     "kill-saving": Fault("a worker is killed while it saves", _GOES_ON, _killed("saving")),
     "node-loss": Fault("a node is killed, and another one comes", _GOES_ON, _node_loss, nodes=1),
+    "preemption": Fault(
+        "notice that a node is taken away, then it is", "saves at once, goes on elsewhere, no failure", _preemption, 1
+    ),
     "sigterm": Fault("SIGTERM to the job", "saves at once, exit code 143; the same command goes on", _sigterm),
     "driver-kill": Fault("the job's driver is killed", "the same command goes on, losses bit for bit", _driver_kill),
     "elastic": Fault(

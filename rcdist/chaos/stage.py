@@ -78,8 +78,9 @@ class Stage:
 
     def python(self, program: str) -> subprocess.Popen[str]:
         """Start a Python program as another driver on the same cluster."""
-        command = [sys.executable, "-c", program]
-        return subprocess.Popen(command, env=self._joined(None), stdout=subprocess.PIPE, text=True)
+        command, environment = [sys.executable, "-c", program], self._joined(None)
+        environment["PYTHONPATH"] = str(SCRIPT.parents[1])
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
     def end(self, process: subprocess.Popen[str], timeout_s: float = 300.0) -> Ended:
         """Wait for the job."""

@@ -1,6 +1,9 @@
 """Run faults one after the other, and put what was found into a table."""
 
+import math
+import re
 import statistics
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -52,6 +55,17 @@ class Suite:
         config = stage.config()
         manifest = read_manifest(find_checkpoints(config.run_dir)[0])
         return config, config.dataset_dir / f"tokens-{manifest.data_digest[:16]}"
+
+    def time_empty_restart(self) -> float:
+        """Return the seconds that Ray alone takes to start killed workers again, which do nothing."""
+        stage = Stage(self.cluster, self.storage, "empty", self.arguments)
+        folder = Path(tempfile.mkdtemp(dir=self.storage))
+        process = stage.python(
+            f"from pathlib import Path; from rcdist.chaos.empty import main; main(Path({str(folder)!r}))"
+        )
+        output, _ = process.communicate(timeout=300)
+        found = re.search(r"^seconds ([\d.]+)$", output, re.MULTILINE)
+        return float(found[1]) if found else math.nan
 
     def run_fault(self, name: str, repeat: int, unbroken: JobConfig, corpus: Path) -> Verdict:
         """Make one fault happen once."""

@@ -20,10 +20,10 @@ from rcdist.ops.backend import backend_of, force
 from rcdist.ops.host import prepare_host
 from rcdist.tracking.ledger import Ledger
 from rcdist.train.broadcast import receive_bank
-from rcdist.train.budget import BUDGETS, budget_error, find_used_up
+from rcdist.train.budget import budget_error
 from rcdist.train.deepspeed_config import split_batch
 from rcdist.train.divergence import SpikeGuard, describe_limit
-from rcdist.train.engine import Engine
+from rcdist.train.engine import Engine, StepResult
 from rcdist.train.evaluate import evaluate
 from rcdist.train.events import share, tell
 from rcdist.train.faults import Faults
@@ -35,11 +35,7 @@ from rcdist.train.samples import SampleLog
 from rcdist.train.state import RECORDS_IN_FLIGHT, LoopState, go_back, report, restore, save_and_report
 from rcdist.train.stop import is_stop_requested, read_stop, write_stop
 from rcdist.train.wire import WireMeter
-
-_POLL_NOTICE_S = 5.0
-"""Seconds between two looks at whether a node is about to be taken away; clouds give 30 s or more."""
-_POLL_STOP_S = 1.0
-"""Seconds between two looks at whether the driver asks for the end: storage may be a slow mount."""
+from rcdist.train.wishes import Wishes
 
 
 def train_loop_per_worker(payload: dict[str, Any]) -> None:
@@ -102,7 +98,7 @@ def _train(
     faults = Faults(config.run_dir, rank)
     engine.before_update(lambda: faults.kill_at("optimizer", state.step + 1))
     guard = SpikeGuard(config.divergence, state.spikes)
-    deadline = payload["began"] + (config.train.max_wall_s or math.inf)
+    wishes = Wishes(config, ledger, payload["began"] + (config.train.max_wall_s or math.inf), rank)
     if rank == 0:
         print(f"backend {backend_of(next(engine.module.parameters()))}", flush=True)
     if rank == 0 and restored:
@@ -110,20 +106,11 @@ def _train(
 
     meter.charge("startup", extra_s=held_s)
     samples = SampleLog(config.run_dir, share(time.time_ns()), rank) if config.tracking.log_samples else None
-    polled, is_noticed = time.monotonic(), False
-    asked = -math.inf
     last = config.train.steps
     while state.step < last:
         meter.begin_step()
         batch = loader.next_step()
         limit = guard.limit()
-        # Whether time or money is over is rank 0's to say, and all ranks hear it with the loss.
-        over = find_used_up(config, ledger, deadline) if rank == 0 else 0.0
-        poll_due = float(rank == 0 and time.monotonic() - polled > _POLL_NOTICE_S)
-        stop_wish = 0.0
-        if rank == 0 and time.monotonic() - asked > _POLL_STOP_S:
-            asked = time.monotonic()
-            stop_wish = float(is_stop_requested(config.run_dir))
         faults.kill_at("forward", state.step + 1)
         result = engine.train_step(
             faults.change(batch.micro_batches, state.step + 1),
@@ -131,7 +118,7 @@ def _train(
             learning_rate=learning_rate_at(state.step, last, config.optimizer, config.schedule),
             weight_decay=weight_decay_at(state.step, last, config.optimizer, config.schedule),
             loss_limit=limit,
-            wishes=(over, poll_due, stop_wish),
+            wishes=wishes.look(),
         )
         state.step += 1
         state.cursor = loader.cursor
@@ -139,39 +126,14 @@ def _train(
             samples.append(state.step, batch.samples)
         state.skipped_steps += not result.applied
         meter.count_step(result, loader)
-        if not result.applied and config.train.on_nonfinite == "stop":
-            raise DivergedError(
-                "train.on_nonfinite",
-                "stop",
-                f"step {state.step} has loss {result.loss_nats} and gradient norm {result.grad_norm}",
-                "Lower optimizer.learning_rate, or use train.on_nonfinite=skip",
-            )
-        action = guard.observe(state.step, result.loss_nats, applied=result.applied)
-        if action != "applied":
-            why = f"loss {result.loss_nats:.4f}, {describe_limit(state.spikes.losses, limit)}"
-            tell(config.run_dir, state.step, action, f"{why}, gradient norm {result.grad_norm:.3g}")
-        if action == "stop":
-            raise DivergedError(
-                "divergence.max_rollbacks",
-                config.divergence.max_rollbacks,
-                f"step {state.step} has loss {result.loss_nats:.4f} after as many returns to a checkpoint",
-                "Lower optimizer.learning_rate, or look at the data around this step",
-            )
-        if action == "roll_back":
-            go_back(config, engine, state)
+        _react(config, engine, state, guard, result, limit)
 
         record: dict[str, float] = {}
         is_last = state.step == last
-        if result.wishes[1]:
-            polled = time.monotonic()
-            was_noticed, is_noticed = is_noticed, ray.train.get_preemption_info() is not None
-            notice = is_noticed and not was_noticed
-        else:
-            notice = False
-        if notice:
+        heard = wishes.hear(result.wishes)
+        if heard.is_noticed:
             tell(config.run_dir, state.step, "notice", "a node is about to be taken away: saving now")
-        used_up = BUDGETS[round(result.wishes[0])] if not is_last else None
-        is_stopped = result.wishes[2] > 0 and not is_last
+        is_ending = is_last or heard.is_stopped or heard.used_up is not None
         if is_last or _is_due(state.step, config.evaluate.every_steps):
             record |= evaluate(
                 engine,
@@ -182,7 +144,7 @@ def _train(
             )
         if _is_due(state.step, config.tracking.health_every_steps):
             record |= health.read(batch.micro_batches[0])
-        is_urgent = is_last or is_stopped or notice or used_up is not None
+        is_urgent = is_ending or heard.is_noticed
         save_due = is_urgent or _is_due(state.step, config.checkpoint.every_steps)
         if record or save_due or _is_due(state.step, config.train.log_every_steps):
             # Proved when the bank was received and at every reading of the health: a difference raises.
@@ -197,13 +159,41 @@ def _train(
                 state.records = state.records[-RECORDS_IN_FLIGHT:]
             else:
                 report(state)
-        if used_up is not None:
-            if rank == 0:
-                write_stop(config.run_dir, budget_error(config, used_up, state.step, ledger))
-            break
-        if is_stopped:
+        if heard.used_up is not None and not is_last and rank == 0:
+            write_stop(config.run_dir, budget_error(config, heard.used_up, state.step, ledger))
+        if is_ending:
             break
     loader.close()
+
+
+def _react(
+    config: JobConfig, engine: Engine, state: LoopState, guard: SpikeGuard, result: StepResult, limit: float
+) -> None:
+    """Do what a step asks for whose update was skipped.
+
+    Raises:
+        DivergedError: that is to stop.
+    """
+    if not result.applied and config.train.on_nonfinite == "stop":
+        raise DivergedError(
+            "train.on_nonfinite",
+            "stop",
+            f"step {state.step} has loss {result.loss_nats} and gradient norm {result.grad_norm}",
+            "Lower optimizer.learning_rate, or use train.on_nonfinite=skip",
+        )
+    action = guard.observe(state.step, result.loss_nats, applied=result.applied)
+    if action != "applied":
+        why = f"loss {result.loss_nats:.4f}, {describe_limit(state.spikes.losses, limit)}"
+        tell(config.run_dir, state.step, action, f"{why}, gradient norm {result.grad_norm:.3g}")
+    if action == "stop":
+        raise DivergedError(
+            "divergence.max_rollbacks",
+            config.divergence.max_rollbacks,
+            f"step {state.step} has loss {result.loss_nats:.4f} after as many returns to a checkpoint",
+            "Lower optimizer.learning_rate, or look at the data around this step",
+        )
+    if action == "roll_back":
+        go_back(config, engine, state)
 
 
 def _is_due(step: int, every_steps: int | None) -> bool:

@@ -9,7 +9,7 @@ from rcdist.chaos.faults import FAULTS
 from rcdist.chaos.suite import Suite, local_cluster
 from rcdist.config import JobConfig
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -92,7 +92,6 @@ def test_a_tracking_server_that_does_not_answer_is_one_line(capsys: pytest.Captu
         (["--data.seed=1"], ["data.seed=1", "has 0"]),
         (["--train.zero_stage=3"], ["train.zero_stage=3", "has 2"]),
         (["--tokenizer.kind=bytes"], ["tokenizer=", "was trained with digest"]),
-        (["--cost.budget_device_s=0.001"], ["cost.budget_device_s=0.001", "has used", "Raise it"]),
         (["--checkpoint.resume=false"], ["name=", "checkpoint.resume=false"]),
     ],
     ids=lambda value: " ".join(value)[:40] if value and value[0].startswith("--") else "",
