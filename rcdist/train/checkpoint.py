@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -74,21 +73,15 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix(_PREFIX))
 
 
-def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return path, size in bytes and SHA-256 of every file below `folder`. Cost: one read of each file."""
-    described = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        described[path.relative_to(folder).as_posix()] = {"sha256": digest, "bytes": path.stat().st_size}
-    return described
+def rank_list_name(rank: int) -> str:
+    """Name the list of the files that a rank has written, with their sizes and digests."""
+    return f"files-{rank:05d}.json"
 
 
-def write_manifest(folder: Path, manifest: Manifest, files_of_ranks: Iterable[dict[str, dict[str, Any]]]) -> None:
-    """Write the manifest over the files of all ranks; rank 0 calls it, last."""
-    for files in files_of_ranks:
-        manifest.files.update(files)
-    (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1))
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write everything but the files, which each rank lists when it has written its own."""
+    fields = {name: value for name, value in asdict(manifest).items() if name != "files"}
+    (folder / MANIFEST).write_text(json.dumps(fields, indent=1))
 
 
 def find_checkpoints(run_dir: Path) -> list[Path]:
@@ -107,9 +100,12 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         data = json.loads(path.read_text())
         manifest = Manifest(**data)
+        for rank in range(manifest.world_size):
+            path = folder / rank_list_name(rank)
+            manifest.files |= json.loads(path.read_text())
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
-            "checkpoint", folder, f"{MANIFEST} cannot be read ({error})", "Use another checkpoint"
+            "checkpoint", folder, f"{path.name} cannot be read ({error})", "Use another checkpoint"
         ) from error
     if manifest.format_version != FORMAT_VERSION:
         raise CheckpointError(

@@ -5,6 +5,7 @@ import io
 import logging
 import math
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from rcdist.data.loader import MicroBatch
 from rcdist.ops.project import WeightsQuantisedOnce
 from rcdist.train.deepspeed_config import build_deepspeed_config, is_unwrapped
 from rcdist.train.optim import DECAY_GROUP, build_parameter_groups
+from rcdist.train.writer import to_host
 
 ZERO_FOLDER = "zero"
 """Folder inside a checkpoint that DeepSpeed writes."""
@@ -171,10 +173,21 @@ class Engine:
         with GatheredParameters([parameter]):
             yield
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's share of the state below `folder`; every rank calls it with a folder of its own."""
-        (folder / ZERO_FOLDER).mkdir(parents=True, exist_ok=True)
-        self._engine.save_checkpoint(str(folder), tag=ZERO_FOLDER, save_latest=False, exclude_frozen_parameters=True)
+    def snapshot(self) -> dict[str, Any]:
+        """Copy this rank's share of the state into host memory; every rank calls it.
+
+        Returns:
+            What is to be written with torch.save, by path inside a checkpoint.
+        """
+        real = self._engine.checkpoint_engine
+        capture = self._engine.checkpoint_engine = _Capture(real)
+        try:
+            # DeepSpeed also copies a script there, which nobody needs.
+            with tempfile.TemporaryDirectory() as folder:
+                self._engine.save_checkpoint(folder, tag=ZERO_FOLDER, save_latest=False, exclude_frozen_parameters=True)
+                return {Path(path).relative_to(folder).as_posix(): state for path, state in capture.files.items()}
+        finally:
+            self._engine.checkpoint_engine = real
 
     def restore(self, folder: Path, *, is_universal: bool = False) -> None:
         """Read the state from a complete checkpoint: of an equal world size, or in the form of train/universal.py."""
@@ -220,6 +233,27 @@ class Engine:
             dist.all_reduce(padding)
             return int(padding.item())
         return 0
+
+
+class _Capture:
+    """Stand for DeepSpeed's checkpoint engine while it saves, and keep copies of what it would write."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self.files: dict[str, Any] = {}
+
+    def save(self, state_dict: Any, path: str) -> None:
+        self.files[path] = to_host(state_dict)
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Make none."""
+
+    def preserves_storage_sharing(self) -> bool:
+        """Say that DeepSpeed need not copy tensors first."""
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
 
 
 def _import_deepspeed(device: torch.device) -> Any:

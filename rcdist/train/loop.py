@@ -32,7 +32,8 @@ from rcdist.train.heartbeat import Heartbeat
 from rcdist.train.meter import Meter
 from rcdist.train.optim import learning_rate_at, weight_decay_at
 from rcdist.train.samples import SampleLog
-from rcdist.train.state import RECORDS_IN_FLIGHT, LoopState, go_back, report, restore, save_and_report
+from rcdist.train.saver import Saver
+from rcdist.train.state import RECORDS_IN_FLIGHT, LoopState, go_back, restore
 from rcdist.train.stop import is_stop_requested, read_stop, write_stop
 from rcdist.train.wire import WireMeter
 from rcdist.train.wishes import Wishes
@@ -97,6 +98,7 @@ def _train(
     meter = Meter(config, payload["price"], ledger, wire, world_size, device, heartbeat)
     faults = Faults(config.run_dir, rank)
     engine.before_update(lambda: faults.kill_at("optimizer", state.step + 1))
+    saver = Saver(config, payload, engine, bank, ledger, faults)
     guard = SpikeGuard(config.divergence, state.spikes)
     wishes = Wishes(config, ledger, payload["began"] + (config.train.max_wall_s or math.inf), rank)
     if rank == 0:
@@ -154,11 +156,11 @@ def _train(
             record |= meter.read(step=state.step, skipped_steps=state.skipped_steps)
             state.records.append({"step": state.step, "timestamp_ms": int(time.time() * 1000), **record})
             if save_due:
-                save_and_report(config, payload, engine, bank, ledger, state, faults, wait=is_urgent)
+                saver.save(state, wait=is_urgent)
                 meter.charge("checkpoint")
                 state.records = state.records[-RECORDS_IN_FLIGHT:]
             else:
-                report(state)
+                saver.report(state)
         if heard.used_up is not None and not is_last and rank == 0:
             write_stop(config.run_dir, budget_error(config, heard.used_up, state.step, ledger))
         if is_ending:

@@ -1,5 +1,6 @@
 """Bad input: one line that names field, rule and remedy, the documented exit code, and nothing half-written."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from rcdist.config import JobConfig
-from rcdist.train.checkpoint import MANIFEST, describe_files, find_checkpoints
+from rcdist.train.checkpoint import find_checkpoints, rank_list_name
 from tests.conftest import free_ports
 from tests.jobs.run import run_in_process, small_arguments
 from tests.train.test_foreign import Attack
@@ -136,9 +137,10 @@ def test_code_in_a_checkpoint_from_elsewhere_does_not_run(
     shutil.copytree(find_checkpoints(submitted[0].run_dir)[0], folder)
     mark, shard = tmp_path / "mark", folder / "zero" / "mp_rank_00_model_states.pt"
     torch.save({"module": {}, "more": Attack(f"touch {mark}")}, shard)
-    manifest = json.loads((folder / MANIFEST).read_text())
-    manifest["files"] |= {k: v for k, v in describe_files(folder).items() if k.endswith(shard.name)}
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    listed = folder / rank_list_name(0)
+    digest = hashlib.sha256(shard.read_bytes()).hexdigest()
+    entry = {f"zero/{shard.name}": {"sha256": digest, "bytes": shard.stat().st_size}}
+    listed.write_text(json.dumps(json.loads(listed.read_text()) | entry))
     line = refuse(capsys, tmp_path, f"--checkpoint.resume_from={folder}")
     assert "holds more than tensors" in line
     assert not mark.exists()

@@ -10,7 +10,6 @@ from rcdist.train.checkpoint import (
     MANIFEST,
     Manifest,
     checkpoint_name,
-    describe_files,
     find_checkpoints,
     find_newest_valid,
     prune_checkpoints,
@@ -18,13 +17,13 @@ from rcdist.train.checkpoint import (
     verify_checkpoint,
     write_manifest,
 )
+from rcdist.train.writer import write_rank
 
 
 def make_checkpoint(run_dir: Path, step: int, eval_loss_nats: float | None = None) -> Path:
     folder = run_dir / checkpoint_name(step)
-    (folder / "zero").mkdir(parents=True)
-    (folder / "zero" / "rank0.pt").write_bytes(bytes(range(step % 200 + 1)))
-    (folder / "zero" / "rank1.pt").write_bytes(b"\0" * 10)
+    write_rank(folder, 0, {"zero/rank0.pt": bytes(range(step % 200 + 1))})
+    write_rank(folder, 1, {"zero/rank1.pt": b"\0" * 10})
     manifest = Manifest(
         step=step,
         world_size=2,
@@ -38,10 +37,7 @@ def make_checkpoint(run_dir: Path, step: int, eval_loss_nats: float | None = Non
         tokenizer_digest="t",
         data_digest="d",
     )
-    files = describe_files(folder)
-    half = {name: entry for name, entry in files.items() if "rank0" in name}
-    rest = {name: entry for name, entry in files.items() if "rank1" in name}
-    write_manifest(folder, manifest, [half, rest])
+    write_manifest(folder, manifest)
     return folder
 
 

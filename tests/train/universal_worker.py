@@ -11,6 +11,7 @@ from rcdist.config import JobConfig
 from rcdist.data.loader import MicroBatch
 from rcdist.train.engine import Engine
 from rcdist.train.universal import converted
+from rcdist.train.writer import write_rank
 from tests.train.zero_worker import SEQ_LEN, WINDOWS, build_model, micro_batch, windows
 
 SAVED_AT, LAST = 4, 8
@@ -52,7 +53,7 @@ def run(config: JobConfig, folder: Path, saves: bool) -> dict[str, list[float]]:
     for step in range(SAVED_AT):
         batches = share(step, dist.get_rank(), world_size)
         engine.train_step(batches, WINDOWS * SEQ_LEN, learning_rate=3e-3, weight_decay=0.1)
-    engine.save(folder)
+    write_rank(folder, dist.get_rank(), engine.snapshot())
     dist.barrier()
     unbroken = train(engine, SAVED_AT)
     engine.restore(folder)
