@@ -72,7 +72,8 @@ class Saver:
         Raises:
             CheckpointError: the storage has no room, and this was the last chance to save.
         """
-        self._is_idle.wait()
+        # Not for ever: Ray skips a report while it takes a failed group of workers down.
+        self._is_idle.wait(self._config.cluster.hang_timeout_s)
         target = self._config.run_dir / checkpoint_name(state.step)
         contents = self._engine.snapshot()
         manifest = None
