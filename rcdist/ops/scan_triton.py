@@ -11,6 +11,8 @@ from torch import Tensor
 
 _CHANNELS = 32
 _UNROLL = 32
+_TILE, _TILE_CHANNELS, _STAGES = 16, 64, 3
+"""Of the forward pass; the fastest of 20 combinations on an H200."""
 _ENOUGH = 2**17
 """Channels in flight, times chunks, that fill a device; fewer leave its memory idle while each waits for its loads."""
 
@@ -41,13 +43,21 @@ def _gate(pf, at, inside, gamma, constant, HAS_F: tl.constexpr):
 
 
 @triton.jit
+def _chain(decay_1, state_1, decay_2, state_2):
+    return decay_1 * decay_2, decay_2 * state_1 + state_2
+
+
+@triton.jit
 def _forward_kernel(
     pf, pc, gamma, starts, before, h, end, decay, constant, time, width, chunk,
-    HAS_F: tl.constexpr, HAS_STARTS: tl.constexpr, WRITE: tl.constexpr, CHANNELS: tl.constexpr, UNROLL: tl.constexpr,
+    HAS_F: tl.constexpr, HAS_STARTS: tl.constexpr, WRITE: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     b, part, chunks = tl.program_id(1).to(tl.int64), tl.program_id(2), tl.num_programs(2)
     i = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    k = tl.arange(0, TILE)
     inside = i < width
+    is_last = (k == TILE - 1)[:, None]
     place = (b * chunks + part) * width + i
     low = tl.zeros([CHANNELS], tl.float32)
     if HAS_F:
@@ -56,27 +66,37 @@ def _forward_kernel(
     if WRITE:
         state = tl.load(before + place, mask=inside, other=0.0)
     total = tl.full([CHANNELS], 1.0, tl.float32)
-    zero = tl.zeros([CHANNELS], tl.int32)
     first = part * chunk
     stop = tl.minimum(first + chunk, time)
-    for t0 in range(first, stop, UNROLL):
-        for k in tl.static_range(UNROLL):
-            t = t0 + k
-            here = inside & (zero + t < stop)
-            at = (b * time + t) * width + i
-            f = _gate(pf, at, here, low, constant, HAS_F)
-            p = tl.load(pc + at, mask=here, other=0.0).to(tl.float32)
-            c = p * tl.sigmoid(p)
-            f = tl.where(here, f, 1.0)
-            kept = f
-            if HAS_STARTS:
-                begins = tl.load(starts + b * time + tl.minimum(t, time - 1))
-                kept = tl.where((begins != 0) & here, 0.0, f)
-            state = kept * state + (1.0 - f) * c
-            if WRITE:
-                tl.store(h + at, state.to(h.dtype.element_ty), mask=here)
-            else:
-                total *= kept
+    # Tiles of time: their loads are one instruction each and run ahead, which stores between them would not allow.
+    for t0 in tl.range(first, stop, TILE, num_stages=STAGES):
+        t = t0 + k
+        here = (t < stop)[:, None] & inside[None, :]
+        at = (b * time + t)[:, None] * width + i[None, :]
+        p = tl.load(pc + at, mask=here, other=0.0).to(tl.float32)
+        grown = 1.0 + tl.exp(tl.minimum(-p, 43.0))
+        if HAS_F:
+            # One division for both gates: exponentials and divisions are what the kernel has least of.
+            g = tl.load(pf + at, mask=here, other=0.0).to(tl.float32)
+            opened = 1.0 + tl.exp(tl.minimum(-g, 43.0))
+            both = 1.0 / (grown * opened)
+            f = low[None, :] + (1.0 - low[None, :]) * (both * grown)
+            c = p * (both * opened)
+        else:
+            f = tl.zeros_like(p) + constant
+            c = p / grown
+        f = tl.where(here, f, 1.0)
+        kept = f
+        if HAS_STARTS:
+            begins = tl.load(starts + b * time + t, mask=t < stop, other=0)
+            kept = tl.where((begins != 0)[:, None], 0.0, f)
+        decays, states = tl.associative_scan((kept, (1.0 - f) * c), 0, _chain)
+        states = decays * state[None, :] + states
+        state = tl.sum(tl.where(is_last, states, 0.0), 0)
+        if WRITE:
+            tl.store(h + at, states.to(h.dtype.element_ty), mask=here)
+        else:
+            total *= tl.sum(tl.where(is_last, decays, 0.0), 0)
     tl.store(end + place, state, mask=inside)
     if not WRITE:
         tl.store(decay + place, total, mask=inside)
@@ -169,7 +189,7 @@ class _GatedScan(torch.autograd.Function):
         chunks = triton.cdiv(time, chunk)
         end, decay = torch.empty(2, batch, chunks, width, device=pc.device)
         h = torch.empty_like(pc)
-        grid = (triton.cdiv(width, _CHANNELS), batch, chunks)
+        grid = (triton.cdiv(width, _TILE_CHANNELS), batch, chunks)
 
         def run(before: Tensor, *, write: bool) -> None:
             _forward_kernel[grid](
@@ -178,8 +198,9 @@ class _GatedScan(torch.autograd.Function):
                 HAS_F=pf is not None,
                 HAS_STARTS=starts is not None,
                 WRITE=write,
-                CHANNELS=_CHANNELS,
-                UNROLL=_UNROLL,
+                CHANNELS=_TILE_CHANNELS,
+                TILE=_TILE,
+                STAGES=_STAGES,
                 num_warps=1,
             )
 
