@@ -253,9 +253,31 @@ class _GatedScan(torch.autograd.Function):
         return dpf, dpc, dgamma_H, None if h0_dtype is None else begin[:, 0].to(h0_dtype), None, None
 
 
+@triton.jit
+def _chunks_kernel(state, decay, end, before, chunks, width, CHUNKS: tl.constexpr, CHANNELS: tl.constexpr):
+    b = tl.program_id(1).to(tl.int64)
+    i = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    k = tl.arange(0, CHUNKS)
+    inside = i < width
+    here = (k < chunks)[:, None] & inside[None, :]
+    at = (b * chunks + k)[:, None] * width + i[None, :]
+    decays = tl.load(decay + at, mask=here, other=1.0)
+    ends = tl.load(end + at, mask=here, other=0.0)
+    first = tl.load(state + b * width + i, mask=inside, other=0.0)
+    decays, states = tl.associative_scan((decays, ends), 0, _chain)
+    tl.store(before + b * chunks * width + i, first, mask=inside)
+    # What a chunk leaves is what the next one finds.
+    tl.store(before + at + width, decays * first[None, :] + states, mask=here & (k < chunks - 1)[:, None])
+
+
 def _through_chunks(state_BH: Tensor, decay_BCH: Tensor, end_BCH: Tensor) -> Tensor:
     """Return the state before every chunk, (B, C, H), from what each chunk does to a state."""
-    states = [state_BH]
-    for decay_BH, end_BH in zip(decay_BCH.unbind(1)[:-1], end_BCH.unbind(1)[:-1], strict=True):
-        states.append(torch.addcmul(end_BH, decay_BH, states[-1]))
-    return torch.stack(states, 1)
+    batch, chunks, width = decay_BCH.shape
+    before_BCH = torch.empty(batch, chunks, width, device=state_BH.device)
+    _chunks_kernel[(triton.cdiv(width, _CHANNELS), batch)](
+        *(state_BH.contiguous(), decay_BCH.contiguous(), end_BCH.contiguous(), before_BCH, chunks, width),
+        CHUNKS=triton.next_power_of_2(chunks),
+        CHANNELS=_CHANNELS,
+        num_warps=4,
+    )
+    return before_BCH
