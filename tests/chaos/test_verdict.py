@@ -74,6 +74,19 @@ def test_a_right_run_passes_and_its_recovery_is_timed(run: JobConfig, corpus: Pa
     assert len(verdict.recovery_s) == 1
 
 
+@pytest.mark.parametrize(("step", "tolerance", "is_found"), [(3, 0.0, True), (3, 0.02, False), (2, 0.02, True)])
+def test_mlflow_may_hold_another_loss_only_where_a_step_was_done_twice_by_other_workers(
+    run: JobConfig, corpus: Path, step: int, tolerance: float, is_found: bool
+) -> None:
+    path = run.run_dir / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[step - 1]["metrics"]["train/loss_nats"] *= 1.01
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = judge(run, corpus, tolerance=tolerance)
+    assert (found == f"MLflow's losses are not those of metrics.jsonl at steps [{step}]") == is_found
+    assert bool(found) == is_found
+
+
 @pytest.mark.parametrize("change", ["twice", "lost"])
 def test_windows_read_twice_or_not_at_all_are_found(run: JobConfig, corpus: Path, change: str) -> None:
     path = run.run_dir / "samples" / "2-rank-1.jsonl"
@@ -107,4 +120,4 @@ def test_a_record_that_lacks_and_a_false_status_are_found(corpus: Path, tmp_path
     found = judge(job, corpus)
     assert "records of steps [1, 2, 3]" in found
     assert "MLflow status FAILED" in found
-    assert "MLflow's losses are not those" in found
+    assert "MLflow has steps [1, 2, 3, 4], not [1, 2, 3]" in found
