@@ -9,8 +9,8 @@ from triton.compiler import ASTSource
 from rcdist.ops import cross_entropy_triton, gated_triton, norm_triton, product_triton, scan_triton
 
 _INTEGERS = {
-    "rows", "width", "time", "chunk", "M", "N", "K", "rows_class", "size", "x_stride", "width_in", "out_stride",
-    "width_out", "num_rows",
+    "rows", "width", "time", "chunk", "chunks", "M", "N", "K", "rows_class", "size", "x_stride", "width_in",
+    "out_stride", "width_out", "num_rows",
 }  # fmt: skip
 _FLOATS = {"eps", "constant"}
 _FLOAT32 = {
@@ -44,7 +44,7 @@ def compile_kernel(kernel: Any, dtype: str, constants: dict[str, Any], **overrid
 
 def main() -> None:
     """Compile all."""
-    scan = {"HAS_F": True, "HAS_STARTS": True, "CHANNELS": 32, "UNROLL": 4}
+    scan: dict[str, Any] = {"HAS_F": True, "HAS_STARTS": True, "WRITE": True}
     stage = {"GATHER": True, "BEFORE": True, "STACKED_IN": True, "COLUMNS_IN": False, "AFTER": False, "ROWS": True}
     stage |= {"COLUMNS_OUT": True, "R": 4, "W": 1024, "P": 32, "Q": 32}
     for dtype in ("fp32", "bf16"):
@@ -55,8 +55,9 @@ def main() -> None:
             compile_kernel(gated_triton._forward_kernel, dtype, constants)
             if is_glu:
                 compile_kernel(gated_triton._backward_kernel, dtype, constants, da_gain="*fp32")
-        compile_kernel(scan_triton._forward_kernel, dtype, scan | {"WRITE": True})
-        compile_kernel(scan_triton._backward_kernel, dtype, scan | {"WRITE": True, "HAS_H0": True})
+        compile_kernel(scan_triton._forward_kernel, dtype, scan | {"CHANNELS": 64, "TILE": 16, "STAGES": 3})
+        compile_kernel(scan_triton._backward_kernel, dtype, scan | {"HAS_H0": True, "CHANNELS": 32, "UNROLL": 4})
+        compile_kernel(scan_triton._chunks_kernel, dtype, {"CHUNKS": 8, "CHANNELS": 32}, state="*fp32")
         tiles = {"BM": 64, "BN": 64, "BK": 64}
         compile_kernel(product_triton.product_kernel, dtype, tiles, rows="*fp32")
         compile_kernel(product_triton._scale_rows_kernel, dtype, {"BLOCK": 4096}, rows="*fp32")

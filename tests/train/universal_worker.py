@@ -53,6 +53,7 @@ def run(config: JobConfig, folder: Path, saves: bool) -> dict[str, list[float]]:
     for step in range(SAVED_AT):
         batches = share(step, dist.get_rank(), world_size)
         engine.train_step(batches, WINDOWS * SEQ_LEN, learning_rate=3e-3, weight_decay=0.1)
+    folder.mkdir(parents=True, exist_ok=True)
     write_rank(folder, dist.get_rank(), engine.snapshot())
     dist.barrier()
     unbroken = train(engine, SAVED_AT)
