@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from rcdist.cli import dump_config, find_cause
 from rcdist.config import JobConfig
 from rcdist.data.prepare import PreparedData, prepare_corpora
@@ -16,6 +18,7 @@ from rcdist.estimate import describe_cost, format_cost
 from rcdist.model.cost import ParameterCounts, count_parameters
 from rcdist.model.reservoir import build_bank
 from rcdist.model.spectrum import measure_reservoirs
+from rcdist.ops import native
 from rcdist.plan import RESERVOIR_LETTER
 from rcdist.preflight import Resume, check_config, check_data, describe_run, find_resume
 from rcdist.record import (
@@ -33,7 +36,7 @@ from rcdist.tracking.provenance import redact
 from rcdist.tracking.tracker import RunStatus, Tracker, reconcile
 from rcdist.train.events import EVENTS
 from rcdist.train.stop import clear_stop, read_stop, request_stop
-from rcdist.workers import Workers, gpu_name, ray_session, resolve_workers, set_timeouts, worker_environment
+from rcdist.workers import Workers, gpu_name, is_local, ray_session, resolve_workers, set_timeouts, worker_environment
 
 _POLL_S = 0.2
 
@@ -62,6 +65,9 @@ def launch(config: JobConfig) -> int:
         )
         return EXIT_DONE
     counts = count_parameters(config.model, config.reservoir)
+    if is_local(config) and not torch.cuda.is_available():
+        # The workers need the kernels: compiled while Ray starts and the corpora are tokenised.
+        threading.Thread(target=native.is_available, daemon=True, name="compile").start()
     with ray_session(config):
         workers = resolve_workers(config)
         price = resolve_price(config.cost, gpu_name() if workers.use_gpu else None, config.cluster.cpus_per_worker)

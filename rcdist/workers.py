@@ -125,8 +125,8 @@ def worker_environment(workers: Workers) -> dict[str, str]:
         # DeepSpeed calls collectives under names that torch 2.13 has renamed: one warning per call site and worker.
         "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",
     }
-    if "RCDIST_FAULT" in os.environ:
-        environment["RCDIST_FAULT"] = os.environ["RCDIST_FAULT"]  # see train/faults.py
+    # Of the driver: a fault on purpose (train/faults.py), a processor with less (ops/processor.py).
+    environment |= {name: os.environ[name] for name in ("RCDIST_FAULT", "RCDIST_MAX_CPU_ISA") if name in os.environ}
     if not workers.use_gpu:
         # Must be set before DeepSpeed is imported; without a GPU it would probe for accelerators.
         environment["DS_ACCELERATOR"] = "cpu"

@@ -1,1 +1,3 @@
-"""Pure functions on tensors: the reference arithmetic of the model, in plain PyTorch."""
+"""Pure functions on tensors: a reference in PyTorch for each, and fast twins in C++ and Triton."""
+
+from rcdist.ops import processor  # noqa: F401  first: it limits torch's libraries where a variable asks for it

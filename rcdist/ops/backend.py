@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from rcdist.ops import native
+from rcdist.ops.int8_matmul import int8_kernel
+from rcdist.ops.processor import capability
 
 Backend = Literal["reference", "cpu", "triton"]
 Choice = Literal["auto", "reference", "cpu", "triton"]
@@ -48,6 +50,14 @@ def backend_of(x: Tensor) -> Backend:
     if choice in ("auto", "triton") and fits and has_triton():
         return "triton"
     return "reference"
+
+
+def describe_backend(x: Tensor) -> str:
+    """Say who computes on tensors like x: `backend cpu: avx2, int8 products by c++`."""
+    backend = backend_of(x)
+    if x.device.type != "cpu":
+        return f"backend {backend}"
+    return f"backend {backend}: {capability()}, int8 products by {int8_kernel()}"
 
 
 @cache

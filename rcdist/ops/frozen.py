@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rcdist.ops.int8_matmul import is_int8_on_cpu
 from rcdist.ops.quantise import Quantised
-from rcdist.ops.ternary import int8_is_fast
 from rcdist.ops.topology import Dense, LinearMap
 
 
@@ -45,7 +45,7 @@ class _FrozenProduct(torch.autograd.Function):
     ) -> Tensor:
         ctx.matrix, ctx.scale = matrix, scale
         values_MK = values.reshape(-1, values.shape[-1])
-        if isinstance(matrix, Dense) and int8_is_fast(values, matrix.ternary_NK):
+        if isinstance(matrix, Dense) and is_int8_on_cpu(values, matrix.ternary_NK):
             y_MN = matrix.times(values_MK)
         else:
             # Codes up to 127 are exact in bfloat16 too.

@@ -9,21 +9,30 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
+
+from rcdist.ops.processor import Isa, isa
 
 SOURCES = Path(__file__).with_name("cpu")
 """Folder of the kernels; every .cpp in it goes into one library."""
 
 _FLAGS = (
-    "-std=c++17 -O3 -march=native -mprefer-vector-width=512 -fopenmp -fPIC -shared "
+    "-std=c++17 -O3 -mprefer-vector-width=512 -fopenmp -fPIC "
     # Sums may be reordered to vectorise them; NaN and Inf must survive, so no -ffast-math.
     "-fno-math-errno -fno-trapping-math -fno-signed-zeros -fassociative-math"
 ).split()
+
+_MARCH: dict[Isa, str] = {"native": "native", "avx2": "haswell", "x86-64": "x86-64"}
+
+_COMPILE_S = 300.0
+"""Time that compiling may take, in this process or in the one that has the lock."""
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
@@ -40,8 +49,8 @@ observers: list[Callable[[str, tuple[Any, ...]], None]] = []
 
 
 def is_available() -> bool:
-    """Say whether the kernels could be compiled and loaded; compiles at the first call (5 s)."""
-    return _library() is not None
+    """Say whether the kernels could be compiled and loaded; compiles at the first call (5 to 15 s)."""
+    return _library(isa()) is not None
 
 
 def supports(x: Tensor) -> bool:
@@ -49,19 +58,24 @@ def supports(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in _DTYPES
 
 
-def call(kernel: str, like: Tensor, *arguments: Any) -> None:
+def call(kernel: str, like: Tensor | None, *arguments: Any) -> None:
     """Call a kernel in the dtype of `like` with as many threads as torch uses.
 
     Args:
         kernel: its name without `rc_`.
-        like: float32 or bfloat16.
+        like: float32 or bfloat16. None: the kernel has no dtype to choose.
         arguments: tensors (their addresses; checked to be on the CPU), None, ints and floats, in the order of the C++.
     """
     for observe in observers:
         observe(kernel, arguments)
-    function = _function(kernel, tuple(map(_type, arguments)))
+    function = _function(isa(), kernel, tuple(map(_type, arguments)))
     addresses = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
-    function(_DTYPES[like.dtype], *addresses, torch.get_num_threads())
+    function(0 if like is None else _DTYPES[like.dtype], *addresses, torch.get_num_threads())
+
+
+def query(name: str, *arguments: int) -> int:
+    """Call a function of the library that computes a whole number from whole numbers."""
+    return int(_query(isa(), name, len(arguments))(*arguments))
 
 
 def _type(argument: Any) -> type:
@@ -72,21 +86,32 @@ def _type(argument: Any) -> type:
 
 
 @cache
-def _function(kernel: str, types: tuple[type, ...]) -> Any:
+def _function(of: Isa, kernel: str, types: tuple[type, ...]) -> Any:
     """Return a kernel that takes Python's numbers: converting each by itself took longer than small kernels run."""
-    library = _library()
+    library = _library(of)
     assert library is not None
     return ctypes.CFUNCTYPE(None, ctypes.c_int, *types, ctypes.c_int)(("rc_" + kernel, library))
 
 
 @cache
-def _library() -> ctypes.CDLL | None:
-    path = _cached_path()
+def _query(of: Isa, name: str, count: int) -> Any:
+    library = _library(of)
+    assert library is not None
+    return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * count)(("rc_" + name, library))
+
+
+@cache
+def _library(of: Isa) -> ctypes.CDLL | None:
+    flags = [*_FLAGS, f"-march={_MARCH[of]}"]
+    path = _cached_path(flags)
     try:
-        if not path.exists():
-            _compile(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # One process of a machine compiles; the lock ends with it, however it ends.
+        with FileLock(path.with_suffix(".lock"), timeout=_COMPILE_S):
+            if not path.exists():
+                _compile(path, flags)
         return ctypes.CDLL(str(path))
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, Timeout, subprocess.SubprocessError) as error:
         detail = error.stderr.strip().splitlines() if isinstance(error, subprocess.CalledProcessError) else [str(error)]
         print(
             f"backend cpu is not available, the slower plain PyTorch one is used: {(detail or ['?'])[-1]}. "
@@ -97,9 +122,9 @@ def _library() -> ctypes.CDLL | None:
         return None
 
 
-def _cached_path() -> Path:
+def _cached_path(flags: list[str]) -> Path:
     """Name the library after everything that decides its code: sources, flags, processor and compiler."""
-    digest = hashlib.sha256(" ".join(_FLAGS).encode())
+    digest = hashlib.sha256(" ".join(flags).encode())
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.read_bytes())
     digest.update(_processor().encode() + str(shutil.which(_compiler())).encode())
@@ -120,11 +145,18 @@ def _processor() -> str:
         return platform.machine() + platform.processor()
 
 
-def _compile(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _compile(path: Path, flags: list[str]) -> None:
+    """Compile every source by itself, side by side, and link them."""
+
+    def run(*arguments: str) -> None:
+        command = [_compiler(), *flags, *arguments]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_COMPILE_S)
+
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         built = Path(folder) / path.name
-        sources = [str(source) for source in sorted(SOURCES.glob("*.cpp"))]
-        command = [_compiler(), *_FLAGS, *sources, "-o", str(built)]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+        sources = sorted(SOURCES.glob("*.cpp"))
+        objects = [str(Path(folder) / f"{source.stem}.o") for source in sources]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda source, to: run("-c", str(source), "-o", to), sources, objects))
+        run("-shared", *objects, "-o", str(built))
         built.replace(path)  # in one step: another process finds a whole library or none

@@ -1,4 +1,4 @@
-"""Several ternary products of one input on a CPU: int8 forward through oneDNN, scaled in the cache; float backward."""
+"""Several ternary products of one input on a CPU: int8 forward, scaled in the cache; float backward."""
 
 # Shapes: M tokens, K input width, N output width.
 
@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from rcdist.ops.autograd import apply
-from rcdist.ops.matmul import matmul
+from rcdist.ops.int8_matmul import scaled_int8_matmul
+from rcdist.ops.matmul import matmul, product_dtype
 from rcdist.ops.native import call
 from rcdist.ops.project import Frozen, Projection, Trained, quantised_weight
 from rcdist.ops.quantise import Quantised
 from rcdist.ops.topology import Block, Dense, Hadamard, LinearMap
-
-_CHUNK = 2**20
-"""Integer sums that are scaled while they are still in the cache: 4 MiB of them."""
 
 
 def project_cpu(tokens: Quantised, projections: Sequence[Projection]) -> list[Tensor]:
@@ -63,7 +61,7 @@ class _Project(torch.autograd.Function):
                 outputs.append(_frozen_forward(handle, codes, rows, matrix, _columns(matrix, scale, tensor)))
             else:
                 ternary, beta = item
-                outputs.append(dense_forward(handle, codes, rows, ternary, beta.expand(len(ternary)).contiguous()))
+                outputs.append(scaled_int8_matmul(handle, codes, rows, ternary, beta.expand(len(ternary)).contiguous()))
         ctx.is_frozen, ctx.fixed, ctx.dtype = is_frozen, fixed, handle.dtype
         kept = [y if f and t is not None else None for f, t, y in zip(is_frozen, tensors, outputs, strict=True)]
         gains = [tensor if frozen else None for frozen, tensor in zip(is_frozen, tensors, strict=True)]
@@ -78,9 +76,10 @@ class _Project(torch.autograd.Function):
         kept, gains = saved[:count], saved[count:]
         results: list[Tensor | None] = []
         dtokens: Tensor | None = None
-        tokens_KM: Tensor | None = None
+        tokens_MK: Tensor | None = None
+        wide = product_dtype(ctx.dtype)
         for i, (frozen, item, dy) in enumerate(zip(ctx.is_frozen, ctx.fixed, gradients, strict=True)):
-            dy_MN = dy.reshape(-1, dy.shape[-1])
+            dy_MN = dy.reshape(-1, dy.shape[-1]).to(wide)
             needs_tensor = ctx.needs_input_grad[5 + i]
             if ctx.needs_input_grad[0]:
                 if frozen:
@@ -92,36 +91,18 @@ class _Project(torch.autograd.Function):
             if frozen:
                 results.append(_gain_gradient(dy_MN, kept[i], gains[i], codes, rows, item) if needs_tensor else None)
             elif needs_tensor:
-                if tokens_KM is None:
-                    tokens_KM = float_tokens(codes, rows, dy.dtype).t()
-                results.append(matmul(dy_MN.t(), tokens_KM.t()))
+                if tokens_MK is None:
+                    tokens_MK = float_tokens(codes, rows, wide)
+                results.append(matmul(dy_MN.t(), tokens_MK).to(ctx.dtype))
             else:
                 results.append(None)
-        return None if dtokens is None else dtokens.view(ctx.shape), None, None, None, None, *results
+        return None if dtokens is None else dtokens.to(ctx.dtype).view(ctx.shape), None, None, None, None, *results
 
 
 def float_tokens(codes_MK: Tensor, rows_M: Tensor, dtype: torch.dtype) -> Tensor:
     """Return codes * scale as (M, K) of a float dtype."""
     out = torch.empty(codes_MK.shape, dtype=dtype)
     call("scale_rows", out, codes_MK, rows_M, out, *codes_MK.shape)
-    return out
-
-
-def dense_forward(like: Tensor, codes_MK: Tensor, rows_M: Tensor, ternary_NK: Tensor, columns_N: Tensor) -> Tensor:
-    """Return (codes ternary^T) * rows * columns, (M, N) in the dtype of `like`; integer sums stay in the cache."""
-    num_rows, width = len(codes_MK), len(ternary_NK)
-    out = torch.empty(num_rows, width, dtype=like.dtype)
-    chunk = max(_CHUNK // width, 16)
-    sums = torch.empty(min(chunk, num_rows), width, dtype=torch.int32)
-    for first in range(0, num_rows, chunk):
-        part = codes_MK[first : first + chunk]
-        torch._int_mm(part, ternary_NK.t(), out=sums[: len(part)])
-        call(
-            "scale_sums",
-            out,
-            *(sums[: len(part)], rows_M[first : first + chunk], columns_N, out[first : first + chunk]),
-            *(width, len(part), width),
-        )
     return out
 
 
@@ -142,7 +123,7 @@ def _columns(matrix: LinearMap, scale: float, gain_N: Tensor | None) -> Tensor:
 
 def _frozen_forward(like: Tensor, codes: Tensor, rows: Tensor, matrix: LinearMap, columns: Tensor) -> Tensor:
     if isinstance(matrix, Dense):
-        return dense_forward(like, codes, rows, matrix.ternary_NK, columns)
+        return scaled_int8_matmul(like, codes, rows, matrix.ternary_NK, columns)
     if isinstance(matrix, Hadamard):
         out = torch.empty(len(codes), matrix.shape[0], dtype=like.dtype)
         return _hadamard(codes, rows, None, columns, matrix, out, is_transposed=False, add=False)
@@ -215,7 +196,7 @@ def _gain_gradient(
     """Return the sum over tokens of dy * y / gain; where a gain is 0, of dy times the product without it."""
     width = dy_MN.shape[1]
     sums = torch.zeros(torch.get_num_threads(), width)
-    dy_MN, y_MN = dy_MN.contiguous(), y_MN.contiguous()
+    dy_MN, y_MN = dy_MN.contiguous(), y_MN.to(dy_MN.dtype).contiguous()
     call("dot_columns", dy_MN, dy_MN, width, y_MN, width, sums, len(dy_MN), width)
     wide = gain_N.float()
     if bool((wide == 0).any()):

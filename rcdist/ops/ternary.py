@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rcdist.ops.int8_matmul import float_int8_matmul, is_int8_on_cpu
 from rcdist.ops.matmul import matmul
 from rcdist.ops.quantise import Quantised
 
@@ -32,11 +33,6 @@ def ternary_product(tokens: Quantised, weight: Quantised) -> Tensor:
     return y
 
 
-def int8_is_fast(a: Tensor, b: Tensor) -> bool:
-    """Say whether an int8 product of the two is exact and faster than a float one."""
-    return a.dtype == b.dtype == torch.int8 and a.device.type == "cpu" and torch.backends.mkldnn.is_available()
-
-
 class _TernaryProduct(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -50,10 +46,8 @@ class _TernaryProduct(torch.autograd.Function):
     ) -> Tensor:
         ctx.dtype = handle.dtype
         values_MK = values.reshape(-1, values.shape[-1])
-        if int8_is_fast(values, weight_values_NK):
-            sums_MN = torch._int_mm(values_MK, weight_values_NK.t())
-            # Converted where they stand: a second buffer costs more than the conversion, above all for logits.
-            y_MN = sums_MN.view(torch.float32).copy_(sums_MN)
+        if is_int8_on_cpu(values, weight_values_NK):
+            y_MN = float_int8_matmul(values_MK, weight_values_NK)
         else:
             # Codes up to 127 are exact in bfloat16 too, and their products are summed in float32.
             y_MN = matmul(values_MK.to(handle.dtype), weight_values_NK.to(handle.dtype).t())

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rcdist.ops.int8_matmul import float_int8_matmul
 from rcdist.ops.matmul import matmul
 
 
@@ -45,9 +46,7 @@ class Dense:
     def times(self, x_MK: Tensor) -> Tensor:
         """Return x A^T; int8 codes are summed exactly and returned in float32."""
         if x_MK.dtype == torch.int8:
-            sums_MN = torch._int_mm(x_MK, self.ternary_NK.t())
-            # Converted where they stand: a second buffer costs more than the conversion.
-            return sums_MN.view(torch.float32).copy_(sums_MN)
+            return float_int8_matmul(x_MK, self.ternary_NK)
         return matmul(x_MK, self.ternary_NK.to(x_MK.dtype).t())
 
     def times_transposed(self, y_MN: Tensor) -> Tensor:

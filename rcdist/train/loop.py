@@ -16,7 +16,7 @@ from rcdist.data.shards import TokenCorpus
 from rcdist.errors import DivergedError, RcdistError
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import ReservoirBank
-from rcdist.ops.backend import backend_of, force
+from rcdist.ops.backend import describe_backend, force
 from rcdist.ops.host import prepare_host
 from rcdist.tracking.ledger import Ledger
 from rcdist.train.broadcast import receive_bank
@@ -37,6 +37,9 @@ from rcdist.train.state import RECORDS_IN_FLIGHT, LoopState, go_back, restore
 from rcdist.train.stop import is_stop_requested, read_stop, write_stop
 from rcdist.train.wire import WireMeter
 from rcdist.train.wishes import Wishes
+
+_EARLY_RECORD = 3
+"""Steps after a start at which a record is written whatever `train.log_every_steps` says: how long will it take?"""
 
 
 def train_loop_per_worker(payload: dict[str, Any]) -> None:
@@ -102,13 +105,13 @@ def _train(
     guard = SpikeGuard(config.divergence, state.spikes)
     wishes = Wishes(config, ledger, payload["began"] + (config.train.max_wall_s or math.inf), rank)
     if rank == 0:
-        print(f"backend {backend_of(next(engine.module.parameters()))}", flush=True)
+        print(describe_backend(next(engine.module.parameters())), flush=True)
     if rank == 0 and restored:
         print(f"resumed from {restored.name} at step {state.step}, window {state.cursor}", flush=True)
 
     meter.charge("startup", extra_s=held_s)
     samples = SampleLog(config.run_dir, share(time.time_ns()), rank) if config.tracking.log_samples else None
-    last = config.train.steps
+    first, last = state.step, config.train.steps
     while state.step < last:
         meter.begin_step()
         batch = loader.next_step()
@@ -148,7 +151,8 @@ def _train(
             record |= health.read(batch.micro_batches[0])
         is_urgent = is_ending or heard.is_noticed
         save_due = is_urgent or _is_due(state.step, config.checkpoint.every_steps)
-        if record or save_due or _is_due(state.step, config.train.log_every_steps):
+        is_early = state.step == first + _EARLY_RECORD
+        if record or save_due or is_early or _is_due(state.step, config.train.log_every_steps):
             # Proved when the bank was received and at every reading of the health: a difference raises.
             record |= {"reservoir/digest_ok": 1.0, "wire/start_bytes": float(payload["start_bytes"])}
             record |= {"train/epoch": state.cursor / train_corpus.num_windows(config.data.seq_len)}

@@ -1,4 +1,4 @@
-"""What the workers of the reservoir tests run inside Ray Train: the whole family, and one bank on two nodes."""
+"""What processes of the reservoir tests run: a member of the family, and one bank on two nodes inside Ray Train."""
 
 import itertools
 import json
@@ -18,6 +18,8 @@ from rcdist.model.reservoir import ReservoirBank, build_bank
 from rcdist.train.broadcast import receive_bank
 from rcdist.train.wire import WireMeter
 from tests.train.zero_worker import SEQ_LEN, WINDOWS, micro_batch, windows
+
+FAMILY_STEPS = 10
 
 _PLACEMENTS = {
     "post_scan": {"plan": "T c+r@a", "placement": "post_scan"},
@@ -71,17 +73,12 @@ def train_steps(config: JobConfig, model: LanguageModel, wire: WireMeter, steps:
     return {"losses": losses, "sent": sent}
 
 
-def family_loop(payload: dict[str, Any]) -> None:
-    """Train every member of the family for some steps; rank 0 writes what it measured."""
-    torch.set_num_threads(1)
-    found = {}
-    for name, reservoir in list_family().items():
-        config = family_job(reservoir)
-        bank = build_bank(config.model, config.reservoir)
-        model = LanguageModel(config.model, config.reservoir, bank, config.seed)
-        found[name] = train_steps(config, model, WireMeter(bank.buffers()), payload["steps"])
-    if dist.get_rank() == 0:
-        Path(payload["result"]).write_text(json.dumps(found))
+def train_member(name: str) -> dict[str, Any]:
+    """Train a member of the family for ten steps on this process group."""
+    config = family_job(list_family()[name])
+    bank = build_bank(config.model, config.reservoir)
+    model = LanguageModel(config.model, config.reservoir, bank, config.seed)
+    return train_steps(config, model, WireMeter(bank.buffers()), FAMILY_STEPS)
 
 
 BROADCAST = ReservoirConfig(plan="fcgoGUD@a")

@@ -4,13 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from rcdist.ops.quantise import quantise_weight
 from rcdist.tracking.metrics import check_record
 from rcdist.train.health import effective_rank, sample_codes, saturation
-from tests.conftest import free_ports
-from tests.train.zero_worker import build_model, job, run_rank
+from tests.train.zero_worker import build_model, job
 
 
 def test_effective_rank_by_hand() -> None:
@@ -31,19 +29,11 @@ def test_sampled_codes_are_those_of_the_whole_matrix() -> None:
     assert torch.equal(sample_codes(weight, 7), quantise_weight(weight).values.flatten()[::7])
 
 
-@pytest.fixture(scope="module")
-def readings() -> dict[str, Any]:
-    jobs = {f"health-{stage}": job(stage, precision) for stage, precision in ((2, "fp32"), (3, "bf16"))}
-    context = mp.get_context("spawn")
-    with context.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(run_rank, args=(2, free_ports(1)[0], jobs, results), nprocs=2)
-        return dict(results)
-
-
-@pytest.mark.parametrize("stage", [2, 3])
-def test_readings_under_zero(readings: dict[str, Any], stage: int) -> None:
-    first, second, refused = readings[f"health-{stage}"]
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["health-2", "health-3"])
+def test_readings_under_zero(zero: dict[str, Any], name: str) -> None:
+    first, second, refused = zero[name]
+    stage = int(name[-1])
     model = build_model(job(stage))
     weights = {name.removesuffix(".weight"): p for name, p in model.named_parameters() if "_proj.weight" in name}
     weights["head"] = model.head.weight

@@ -8,36 +8,40 @@ import pytest
 import torch.multiprocessing as mp
 
 from tests.conftest import free_ports
+from tests.train.conftest import names
 from tests.train.universal_worker import run_rank
 from tests.train.zero_worker import job
 
 pytestmark = pytest.mark.slow
 
-JOBS = {
-    f"{precision}-{stage}": job(stage, precision, "identity") for precision in ("fp32", "bf16") for stage in range(4)
-}
-SIZES = (1, 3, 4)
+EVERY = [f"{precision}-{stage}" for precision in ("fp32", "bf16") for stage in range(4)]
+SOME = ("fp32-0", "fp32-2", "bf16-3")
 
 
 @pytest.fixture(scope="module")
-def losses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[float]]]:
+def losses(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the losses of what the selected tests ask for."""
+    chosen = [item.callspec.params for item in request.session.items if item.fspath == request.fspath]
+    wanted = sorted({found["name"] for found in chosen})
+    jobs = {name: job(int(name[-1]), name.partition("-")[0], "identity") for name in wanted}
+    sizes = sorted({found["size"] for found in chosen if "size" in found})
     root = str(tmp_path_factory.mktemp("saved"))
     with multiprocessing.get_context("spawn").Manager() as manager:
         results: Any = manager.dict()
-        for size, saves in ((2, True), *((size, False) for size in SIZES)):
-            mp.spawn(run_rank, args=(size, free_ports(1)[0], JOBS, root, saves, results), nprocs=size)
+        for size, saves in ((2, True), *((size, False) for size in sizes)):
+            mp.spawn(run_rank, args=(size, free_ports(1)[0], jobs, root, saves, results), nprocs=size)
         assert not list(Path(root).glob("*/rcdist-universal"))
         return dict(results)
 
 
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("name", names(*EVERY, some=SOME))
 def test_going_back_in_the_same_engine_repeats_every_loss(losses: dict, name: str) -> None:
     found = losses[f"{name} 2"]
     assert found["went back"] == found["unbroken"]
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("size", [1, 3, pytest.param(4, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("name", names(*EVERY, some=SOME))
 def test_another_number_of_processes_goes_on_with_the_same_losses(losses: dict, name: str, size: int) -> None:
     found, expected = losses[f"{name} {size}"]["went on"], losses[f"{name} 2"]["unbroken"]
     # Sums in another order: float32 to a few ulp, bfloat16 to a few of its own.

@@ -1,6 +1,5 @@
 """One process of the resizing tests: train and save, or read what another number of processes saved and go on."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from rcdist.data.loader import MicroBatch
 from rcdist.train.engine import Engine
 from rcdist.train.universal import converted
 from rcdist.train.writer import write_rank
-from tests.train.zero_worker import SEQ_LEN, WINDOWS, build_model, micro_batch, windows
+from tests.train.zero_worker import SEQ_LEN, WINDOWS, build_model, join_group, micro_batch, windows
 
 SAVED_AT, LAST = 4, 8
 
@@ -65,10 +64,7 @@ def run_rank(
     rank: int, world_size: int, port: int, jobs: dict[str, JobConfig], root: str, saves: bool, results: Any
 ) -> None:
     """Run every job in one process of a gloo group; rank 0 puts the losses into `results`."""
-    os.environ |= {"DS_ACCELERATOR": "cpu", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    join_group(rank, world_size, port)
     for name, config in jobs.items():
         losses = run(config, Path(root) / name, saves)
         if rank == 0:

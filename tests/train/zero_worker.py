@@ -97,10 +97,14 @@ def train_alone(config: JobConfig, shuffle_seed: int | None = None) -> list[floa
 
 @dataclass
 class ZeroOutcome:
-    """Hold what one DeepSpeed run of all ranks measured."""
+    """Hold what one DeepSpeed run of all ranks measured.
+
+    Attributes:
+        applied, nan_losses, probes: of four more steps, the second with an infinite weight on one rank only: whether
+            the update was applied, the loss, and afterwards the loss of one window.
+    """
 
     losses: list[float]
-    grad_norms: list[float]
     optimizer_elements: int
     padding_elements: int
     num_trained: int
@@ -108,6 +112,9 @@ class ZeroOutcome:
     bank_dtypes: list[str]
     bank_with_gradient: int
     wire_bytes: list[WireBytes]
+    applied: list[bool]
+    nan_losses: list[float]
+    probes: list[float]
 
 
 def train_under_zero(config: JobConfig) -> ZeroOutcome:
@@ -121,23 +128,19 @@ def train_under_zero(config: JobConfig) -> ZeroOutcome:
 def _train_and_count(config: JobConfig, model: LanguageModel, wire: WireMeter) -> ZeroOutcome:
     from rcdist.train.engine import Engine
 
-    rank, world_size = dist.get_rank(), dist.get_world_size()
     num_trained = sum(p.numel() for p in model.parameters())
-    engine = Engine(model, config, world_size=world_size, device=torch.device("cpu"))
-    share = WINDOWS // world_size
-    losses, norms, sent = [], [], []
+    engine = Engine(model, config, world_size=dist.get_world_size(), device=torch.device("cpu"))
+    losses, sent = [], []
     wire.take()
     for step in range(NUM_STEPS):
-        rows = windows(step)[rank * share : (rank + 1) * share]
         result = engine.train_step(
-            [micro_batch(row[None]) for row in rows],
+            own_batches(step),
             WINDOWS * SEQ_LEN,
             learning_rate=learning_rate_at(step, NUM_STEPS, config.optimizer, config.schedule),
             weight_decay=config.optimizer.weight_decay,
         )
         assert result.applied
         losses.append(result.loss_nats)
-        norms.append(result.grad_norm)
         sent.append(wire.take())
     elements, padding = engine.count_optimizer_state()
     bank = model.bank
@@ -145,7 +148,6 @@ def _train_and_count(config: JobConfig, model: LanguageModel, wire: WireMeter) -
     buffers = list(bank.buffers())
     return ZeroOutcome(
         losses,
-        norms,
         elements,
         padding,
         num_trained,
@@ -153,20 +155,22 @@ def _train_and_count(config: JobConfig, model: LanguageModel, wire: WireMeter) -
         sorted({str(buffer.dtype) for buffer in buffers}),
         sum(buffer.requires_grad or buffer.grad is not None for buffer in buffers),
         sent,
+        *_train_through_nan(engine),
     )
 
 
-def train_through_nan(config: JobConfig) -> tuple[list[bool], list[float], list[float]]:
-    """Train four steps, the second with an infinite weight on one rank only; return what was applied and two sums."""
-    from rcdist.train.engine import Engine
+def own_batches(step: int) -> list[MicroBatch]:
+    """Return this rank's windows of a step, one by one."""
+    share = WINDOWS // dist.get_world_size()
+    first = dist.get_rank() * share
+    return [micro_batch(row[None]) for row in windows(step)[first : first + share]]
 
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    engine = Engine(build_model(config), config, world_size=world_size, device=torch.device("cpu"))
-    share = WINDOWS // world_size
+
+def _train_through_nan(engine: Any) -> tuple[list[bool], list[float], list[float]]:
     applied, losses, probes = [], [], []
     for step in range(4):
-        batches = [micro_batch(row[None]) for row in windows(step)[rank * share : (rank + 1) * share]]
-        if step == 1 and rank == 0:
+        batches = own_batches(step)
+        if step == 1 and dist.get_rank() == 0:
             batches[0].weights_BT[0, 3] = float("inf")
         result = engine.train_step(batches, WINDOWS * SEQ_LEN, learning_rate=1e-3, weight_decay=0.1)
         applied.append(result.applied)
@@ -186,9 +190,7 @@ def read_health(config: JobConfig) -> list[dict[str, float]]:
     health = Health(engine, model.bank)
     batch = micro_batch(windows(0)[:1])
     readings = [health.read(batch)]
-    engine.train_step(
-        [micro_batch(row[None]) for row in windows(0)[:2]], WINDOWS * SEQ_LEN, learning_rate=0.1, weight_decay=0.1
-    )
+    engine.train_step(own_batches(0), WINDOWS * SEQ_LEN, learning_rate=0.1, weight_decay=0.1)
     readings.append(health.read(batch))
     if dist.get_rank() == 1:
         for buffer in model.bank.buffers():
@@ -200,17 +202,39 @@ def read_health(config: JobConfig) -> list[dict[str, float]]:
     return readings
 
 
-def run_rank(rank: int, world_size: int, port: int, jobs: dict[str, JobConfig], results: Any) -> None:
-    """Run every job in one process of a gloo group; rank 0 puts the outcomes into `results`."""
+def run_named(name: str) -> Any:
+    """Do what a name says, in one process of a group: bf16-3, recompute-2, health-2, family-gate-f-ring-none."""
+    from tests.train.family_worker import train_member
+
+    kind, _, rest = name.partition("-")
+    if kind == "family":
+        return train_member(rest)
+    stage = int(rest)
+    if kind == "health":
+        return read_health(job(stage, "bf16" if stage == 3 else "fp32"))
+    settings: dict[str, dict[str, Any]] = {
+        "nearest": {},
+        "identity": {"rounding": "identity"},
+        "bf16": {"precision": "bf16"},
+        "recompute": {"activation_checkpointing": True},
+    }
+    return train_under_zero(job(stage, **settings[kind]))
+
+
+def run_rank(rank: int, world_size: int, port: int, names: list[str], results: Any) -> None:
+    """Do everything named in one process of a gloo group; rank 0 puts the outcomes into `results`."""
+    join_group(rank, world_size, port)
+    for name in names:
+        outcome = run_named(name)
+        if rank == 0:
+            results[name] = outcome
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def join_group(rank: int, world_size: int, port: int) -> None:
+    """Make this process one of a gloo group, with one thread."""
     os.environ |= {"DS_ACCELERATOR": "cpu", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
-    kinds: dict[str, Any] = {"nan": train_through_nan, "health": read_health}
-    outcomes: dict[str, Any] = {
-        name: kinds.get(name.partition("-")[0], train_under_zero)(config) for name, config in jobs.items()
-    }
-    if rank == 0:
-        results.update(outcomes)
-    dist.barrier()
-    dist.destroy_process_group()

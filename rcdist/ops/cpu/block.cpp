@@ -1,16 +1,16 @@
-// The block topology: a permutation around small dense products, 16 tokens at a time.
+// The block topology: a permutation around small dense products, LANES tokens at a time.
 
 #include "tile.h"
 
-static const i64 TILE = 16;  // outputs that stay in registers
+static const i64 TILE = LANES;  // outputs that stay in registers, of which there are twice as many
 
 // sums[COUNT] = in (picked) times inputs x COUNT of the table, whose rows have `stride` elements.
 template <int COUNT>
 static inline void tile_product(
-    const v16* in, const std::int32_t* pick, const float* table, i64 stride, i64 inputs, v16* sums) {
-    v16 part[COUNT] = {};
+    const vector* in, const std::int32_t* pick, const float* table, i64 stride, i64 inputs, vector* sums) {
+    vector part[COUNT] = {};
     for (i64 i = 0; i < inputs; i++) {
-        v16 value = pick ? in[pick[i]] : in[i];
+        vector value = pick ? in[pick[i]] : in[i];
         for (int n = 0; n < COUNT; n++) part[n] += value * table[i * stride + n];
     }
     for (int n = 0; n < COUNT; n++) sums[n] = part[n];
@@ -27,14 +27,14 @@ static void block_product(
 #pragma omp parallel num_threads(threads)
     {
         Tiles tiles(width_in + width_out);
-        v16 *in = tiles.first, *y = in + width_in;
+        vector *in = tiles.first, *y = in + width_in;
 #pragma omp for schedule(static)
         for (i64 m = 0; m < rows; m += LANES) {
             i64 tokens = rows - m < LANES ? rows - m : LANES;
             load_tile(x + m * width_in, width_in, tokens, column_in, width_in, in);
             for (i64 b = 0; b < blocks; b++) {
                 const std::int32_t* pick = pick_in ? pick_in + b * inputs : nullptr;
-                const v16* from = pick_in ? in : in + b * inputs;
+                const vector* from = pick_in ? in : in + b * inputs;
                 const float* part = table + b * inputs * outputs;
                 i64 n = 0;
                 for (; n + TILE <= outputs; n += TILE)

@@ -4,7 +4,7 @@
 
 #include "vector.h"
 
-// One factor of u, for a channel or for 16: SiLU(a) b, or a inverse gain SiLU(b).
+// One factor of u, for a channel or for LANES of them: SiLU(a) b, or a inverse gain SiLU(b).
 template <class V>
 static inline V glu(V a, V b) {
     return a * sigmoid(a) * b;
@@ -28,13 +28,13 @@ static void gated_forward(
             const T *a_row = a + m * a_stride, *b_row = b + m * b_stride;
             i64 i = 0;
             if (is_glu) {
-                for (; i + LANES <= width; i += LANES) store16(row + i, glu(load16(a_row + i), load16(b_row + i)));
+                for (; i + LANES <= width; i += LANES) store_vector(row + i, glu(load_vector(a_row + i), load_vector(b_row + i)));
                 for (; i < width; i++) row[i] = glu(load(a_row + i), load(b_row + i));
             } else {
                 load_row(row, a_row, width);
                 float inverse = a_inverse[m] = inverse_rms(row, width, eps);
                 for (; i + LANES <= width; i += LANES)
-                    store16(row + i, readout(load16(row + i), load16(b_row + i), load16(a_gain + i), inverse));
+                    store_vector(row + i, readout(load_vector(row + i), load_vector(b_row + i), load_vector(a_gain + i), inverse));
                 for (; i < width; i++) row[i] = readout(row[i], load(b_row + i), a_gain[i], inverse);
             }
             u_inverse[m] = inverse_rms(row, width, eps);

@@ -1,19 +1,19 @@
-// The hadamard topology: sign flips, Walsh-Hadamard transform, permutation, sign flips, transform; 16 tokens at a time.
+// The hadamard topology: sign flips, Walsh-Hadamard transform, permutation, sign flips, transform; LANES tokens at a time.
 
 #include "tile.h"
 
 // STAGES stages of butterflies over channels that are `distance` apart: read once, written once.
 template <int STAGES, class Get>
-static inline void butterflies(v16* x, i64 width, i64 distance, Get get) {
+static inline void butterflies(vector* x, i64 width, i64 distance, Get get) {
     const int RADIX = 1 << STAGES;
     for (i64 i = 0; i < width; i += RADIX * distance)
         for (i64 j = i; j < i + distance; j++) {
-            v16 v[RADIX];
+            vector v[RADIX];
             for (int k = 0; k < RADIX; k++) v[k] = get(j + k * distance);
             for (int step = 1; step < RADIX; step *= 2)
                 for (int k = 0; k < RADIX; k++)
                     if (!(k & step)) {
-                        v16 a = v[k], b = v[k + step];
+                        vector a = v[k], b = v[k + step];
                         v[k] = a + b;
                         v[k + step] = a - b;
                     }
@@ -23,7 +23,7 @@ static inline void butterflies(v16* x, i64 width, i64 distance, Get get) {
 
 // x = the unnormalised transform of get(0 .. width) over runs of `size` (a power of two, at least 8) channels.
 template <class Get>
-static inline void transform(v16* x, i64 width, i64 size, Get get) {
+static inline void transform(vector* x, i64 width, i64 size, Get get) {
     butterflies<3>(x, width, 1, get);
     auto own = [x](i64 i) { return x[i]; };
     i64 distance = 8;
@@ -47,11 +47,11 @@ static void expand(
 #pragma omp parallel num_threads(threads)
     {
         Tiles tiles(3 * width);
-        v16 *in = tiles.first, *a = in + width, *b = a + width;
+        vector *in = tiles.first, *a = in + width, *b = a + width;
 #pragma omp for schedule(static)
         for (i64 m = 0; m < shape.rows; m += LANES) {
             i64 tokens = shape.tokens(m);
-            v16 scales = row_scales(row ? row + m : nullptr, tokens, 1.0f / float(shape.size));
+            vector scales = row_scales(row ? row + m : nullptr, tokens, 1.0f / float(shape.size));
             load_tile(x + m * x_stride, x_stride, tokens, nullptr, width, in);
             for (i64 s = 0; s < shape.stacked; s++) {
                 const float *first = signs + s * 2 * width, *second = first + width;
@@ -74,15 +74,15 @@ static void contract(
     const float* second_moved, const std::int32_t* inverse, T* out, i64 out_stride, Shape shape, bool add,
     int threads) {
     i64 width = shape.width;
-    const v16 zero = {0};
+    const vector zero = {0};
 #pragma omp parallel num_threads(threads)
     {
         Tiles tiles(3 * width);
-        v16 *a = tiles.first, *b = a + width, *sum = b + width;
+        vector *a = tiles.first, *b = a + width, *sum = b + width;
 #pragma omp for schedule(static)
         for (i64 m = 0; m < shape.rows; m += LANES) {
             i64 tokens = shape.tokens(m);
-            v16 scales = row_scales(row ? row + m : nullptr, tokens, 1.0f / float(shape.size));
+            vector scales = row_scales(row ? row + m : nullptr, tokens, 1.0f / float(shape.size));
             for (i64 s = 0; s < shape.stacked; s++) {
                 const float *first = signs + s * 2 * width, *second = second_moved + s * width;
                 const std::int32_t* from = inverse + s * width;

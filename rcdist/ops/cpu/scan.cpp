@@ -2,7 +2,7 @@
 
 #include "vector.h"
 
-// The next state of a channel, or of 16. The share that is new is computed itself, not as 1 - f: it may be tiny.
+// The next state of a channel, or of LANES. The share that is new is computed itself, not as 1 - f: it may be tiny.
 template <class V>
 static inline V advance(V share, V candidate, V state) {
     return state + share * (candidate * sigmoid(candidate) - state);
@@ -38,11 +38,11 @@ static void scan_forward(
                 const T* f_row = pf ? pf + m * stride + first : nullptr;
                 i64 i = 0;
                 for (; i + LANES <= count; i += LANES) {
-                    v16 share = fixed + v16{0};
-                    if (pf) share = (1.0f - load16(gamma + first + i)) * sigmoid(-load16(f_row + i));
-                    v16 now = advance(share, load16(c_row + i), load16(state + i));
-                    store16(state + i, now);
-                    store16(h_row + i, now);
+                    vector share = fixed + vector{0};
+                    if (pf) share = (1.0f - load_vector(gamma + first + i)) * sigmoid(-load_vector(f_row + i));
+                    vector now = advance(share, load_vector(c_row + i), load_vector(state + i));
+                    store_vector(state + i, now);
+                    store_vector(h_row + i, now);
                 }
                 for (; i < count; i++) {
                     float share = pf ? (1.0f - gamma[first + i]) * sigmoid(-load(f_row + i)) : fixed;
