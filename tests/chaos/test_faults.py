@@ -1,4 +1,4 @@
-"""Every fault once, with real processes: workers, nodes, drivers, disks and servers that break."""
+"""Faults with real processes: workers, nodes, drivers, disks and servers that break; all of them where exhaustive."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,13 @@ def unbroken(suite: Suite) -> tuple[JobConfig, Path]:
     return suite.run_unbroken()
 
 
-@pytest.mark.parametrize("name", FAULTS)
+SOME = ("kill-saving", "elastic", "driver-kill", "disk-full")
+"""A worker, a node and a driver are lost, a run is resized twice, a storage is full: what no smaller test can prove."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in SOME else pytest.mark.exhaustive) for name in FAULTS]
+)
 def test_a_run_survives(name: str, suite: Suite, unbroken: tuple[JobConfig, Path]) -> None:
     verdict = suite.run_fault(name, 1, *unbroken)
     if any("cannot be tried here" in failure for failure in verdict.failures):

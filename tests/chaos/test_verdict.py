@@ -1,6 +1,7 @@
 """A verdict finds what is wrong: windows read twice or not at all, other losses, steps that lack, a false status."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -59,12 +60,19 @@ def judge(job: JobConfig, corpus: Path, unbroken: JobConfig | None = None, toler
     return "; ".join(verdict.failures)
 
 
-@pytest.fixture
-def run(tmp_path: Path, corpus: Path) -> JobConfig:
-    job = config(tmp_path, "run")
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """Write a right run once: to set up a database takes longer than all the rest."""
+    job = config(tmp_path_factory.mktemp("storage"), "run")
     check_server(job.tracking_uri, "rcdist", 10)
     write_run(job, corpus)
-    return job
+    return job.storage
+
+
+@pytest.fixture
+def run(tmp_path: Path, written: Path) -> JobConfig:
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+    return config(tmp_path, "run")
 
 
 def test_a_right_run_passes_and_its_recovery_is_timed(run: JobConfig, corpus: Path) -> None:
@@ -112,9 +120,9 @@ def test_other_losses_are_found_and_tolerated_where_they_may_differ(
     assert judge(run, corpus, other, tolerance=1e-3) == ""
 
 
-def test_a_record_that_lacks_and_a_false_status_are_found(corpus: Path, tmp_path: Path) -> None:
+def test_a_record_that_lacks_and_a_false_status_are_found(corpus: Path, written: Path, tmp_path: Path) -> None:
+    shutil.copy(written / "mlflow.db", tmp_path)
     job = config(tmp_path, "false")
-    check_server(job.tracking_uri, "rcdist", 10)
     write_run(job, corpus, status="FAILED")
     MetricsLog(job.run_dir).truncate_after(3)
     found = judge(job, corpus)

@@ -41,6 +41,7 @@ def read_text(config: JobConfig, path: str, tokenizer_dir: str) -> list[str]:
     return [tokenizer.decode(ids[a:b].tolist()) for a, b in zip(starts, [*starts[1:], ids.size], strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cpu")
 def test_the_text_comes_back_and_the_second_time_nothing_is_made(config: JobConfig) -> None:
     lines: list[str] = []
@@ -57,6 +58,7 @@ def test_the_text_comes_back_and_the_second_time_nothing_is_made(config: JobConf
     assert not [name for name in made if "/." in name]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cpu")
 def test_changed_text_is_another_corpus(config: JobConfig) -> None:
     before = prepare_corpora(config)
@@ -67,6 +69,7 @@ def test_changed_text_is_another_corpus(config: JobConfig) -> None:
     assert after.train.path != before.train.path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cpu")
 def test_a_failure_leaves_no_corpus_behind(config: JobConfig, tmp_path: Path) -> None:
     bad = tmp_path / "bad.txt"
@@ -78,6 +81,7 @@ def test_a_failure_leaves_no_corpus_behind(config: JobConfig, tmp_path: Path) ->
     assert not [p for p in config.dataset_dir.iterdir() if p.name.startswith(".")]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cpu")
 def test_a_corpus_shorter_than_a_window_is_refused(config: JobConfig, tmp_path: Path) -> None:
     short = tmp_path / "short.txt"
@@ -87,6 +91,7 @@ def test_a_corpus_shorter_than_a_window_is_refused(config: JobConfig, tmp_path: 
         prepare_corpora(config)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cpu")
 def test_yardsticks_equal_the_definition_written_out(config: JobConfig) -> None:
     prepared = prepare_corpora(config)

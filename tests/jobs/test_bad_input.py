@@ -46,12 +46,9 @@ def refuse(capsys: pytest.CaptureFixture[str], storage: Path, *more: str, script
         (["--tokenizer.kind=file", "--tokenizer.path=/nowhere.json"], ["tokenizer.path=", "no such file"]),
         (["--storage_path=/proc/no"], ["storage_path=", "/proc/no", "cannot be written"]),
         (["--storage_path=s3://bucket/x"], ["storage_path=", "not a folder"]),
-        (["--cost.node_type=abacus"], ["cost.node_type=", "abacus"]),
-        (["--data.train=/nowhere.txt"], ["data.train=", "no such file"]),
     ],
     ids=lambda value: " ".join(value)[:40] if value and value[0].startswith("--") else "",
 )
-@pytest.mark.usefixtures("ray_cpu")
 def test_a_wrong_setting_is_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], expected: list[str]
 ) -> None:
@@ -60,6 +57,25 @@ def test_a_wrong_setting_is_one_line(
         assert part in line, line
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--cost.node_type=abacus"], ["cost.node_type=", "abacus"]),
+        (["--data.train=/nowhere.txt"], ["data.train=", "no such file"]),
+    ],
+    ids=lambda value: " ".join(value)[:40] if value and value[0].startswith("--") else "",
+)
+@pytest.mark.usefixtures("ray_cpu")
+def test_a_wrong_setting_that_needs_ray_to_be_found_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], expected: list[str]
+) -> None:
+    line = refuse(capsys, tmp_path, *arguments)
+    for part in expected:
+        assert part in line, line
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
@@ -120,6 +136,7 @@ def test_a_checkpoint_that_is_not_there_is_one_line(
     assert "no step-... checkpoint" in line
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cpu")
 def test_more_workers_than_a_machine_has_do_not_fit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code = run_in_process("pretrain.py", small_arguments(tmp_path, "--cluster.num_workers=64"))

@@ -1,47 +1,54 @@
 """The benchmark's kinds on small sizes: what they report, never how fast."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 
-from tests.jobs.run import run_job_script
+from tests.jobs.run import run_in_process
 
 SMALL = "--pairs 2 --threads 1 --layers 1 --glu-width 64 --vocab-size 64 --seq-len 16 --batch 2 --width 64 --tokens 32"
 
 
-def run(kind: str, *more: str) -> dict:
-    code, output, errors = run_job_script("benchmark.py", [kind, "--json", *SMALL.split(), *more])
-    assert code == 0, errors
-    found: dict = json.loads(output)
-    assert found["pairs"] == 2 and found["threads"] == 1 and found["device"]
-    return found
+Run = Callable[..., dict]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(kind: str, *more: str) -> dict:
+        assert run_in_process("benchmark.py", [kind, "--json", *SMALL.split(), *more]) == 0
+        found: dict = json.loads(capsys.readouterr().out)
+        assert found["pairs"] == 2 and found["threads"] == 1 and found["device"]
+        return found
+
+    return run
 
 
 def check_ratio(found: dict) -> None:
     assert 0 < found["ratio"]["low"] <= found["ratio"]["median"] <= found["ratio"]["high"]
 
 
-def test_frozen() -> None:
+def test_frozen(run: Run) -> None:
     found = run("frozen")
     for topology in ("dense", "block", "hadamard", "ring"):
         check_ratio(found[topology])
 
 
-def test_deltas() -> None:
+def test_deltas(run: Run) -> None:
     found = run("deltas", "--plan", "c@a", "--topology", "dense")
     assert found["parameters"]["T"] - found["parameters"]["plan"] == -64  # one block: shared with nobody, plus a gain
     for name in ("train", "prefill", "decode"):
         check_ratio(found[name])
 
 
-def test_scan() -> None:
+def test_scan(run: Run) -> None:
     found = run("scan")
     check_ratio(found["4096"])
     assert found["512"]["ratio"]["median"] == 1.0
 
 
-@pytest.mark.slow
-def test_step() -> None:
+@pytest.mark.exhaustive
+def test_step(run: Run) -> None:
     found = run("step")
     for other in ("port", "llama"):
         check_ratio(found[other])
@@ -54,13 +61,13 @@ def test_step() -> None:
     assert abs(sizes["port"] - sizes["ours"]) < 0.1 * sizes["ours"] > abs(sizes["llama"] - sizes["ours"])
 
 
-def test_bad_plans_are_one_line() -> None:
-    code, _, errors = run_job_script("benchmark.py", ["deltas", *SMALL.split(), "--plan", "x"])
-    assert code == 2
+def test_bad_plans_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_in_process("benchmark.py", ["deltas", *SMALL.split(), "--plan", "x"]) == 2
+    errors = capsys.readouterr().err
     assert errors.count("\n") == 1 and "unknown matrix letter 'x'" in errors
 
 
-def test_bytes() -> None:
+def test_bytes(run: Run) -> None:
     found = run("bytes")
     assert found["port"]["over_port"] == 1
     assert found["cG@a"]["over_port"] < found["T"]["over_port"] < 1

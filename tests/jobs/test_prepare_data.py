@@ -7,6 +7,7 @@ import pytest
 from tests.jobs.run import run_in_process
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cpu")
 def test_corpora_are_described_and_made_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     text = tmp_path / "a.txt"
@@ -23,6 +24,7 @@ def test_corpora_are_described_and_made_once(capsys: pytest.CaptureFixture[str],
     assert second.splitlines()[-2:] == first.splitlines()[-2:]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cpu")
 def test_a_missing_corpus_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code = run_in_process("prepare_data.py", [f"--storage_path={tmp_path}", "--data.train=/nowhere"])

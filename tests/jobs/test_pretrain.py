@@ -16,7 +16,7 @@ from rcdist.model.cost import count_parameters
 from rcdist.tracking.jsonl import LogRecord, MetricsLog
 from rcdist.train.checkpoint import MANIFEST, Manifest, find_checkpoints, verify_checkpoint
 from tests.conftest import RayHead
-from tests.jobs.run import run_job_script, small_arguments, small_config, start_job
+from tests.jobs.run import run_in_process, run_job_script, small_arguments, small_config, start_job
 
 pytestmark = pytest.mark.slow
 
@@ -125,6 +125,7 @@ def test_the_checkpoint_holds_no_frozen_byte(submitted: tuple[JobConfig, str]) -
     assert 16 * counts.trained <= total <= 16 * counts.trained + 200_000
 
 
+@pytest.mark.exhaustive
 def test_stop_and_continue_is_the_unbroken_run_bit_for_bit(
     submitted: tuple[JobConfig, str], continued: tuple[JobConfig, str]
 ) -> None:
@@ -137,6 +138,7 @@ def test_stop_and_continue_is_the_unbroken_run_bit_for_bit(
     assert found and found[1] == found[2] and int(found[1]) > 5
 
 
+@pytest.mark.exhaustive
 def test_the_continued_run_is_one_mlflow_run_without_a_step_twice(continued: tuple[JobConfig, str]) -> None:
     config, _ = continued
     run = read_run(config)
@@ -148,14 +150,16 @@ def test_the_continued_run_is_one_mlflow_run_without_a_step_twice(continued: tup
     assert len(named) == 1
 
 
-def test_a_finished_run_says_so_and_does_nothing(submitted: tuple[JobConfig, str], storage: Path) -> None:
+def test_a_finished_run_says_so_and_does_nothing(
+    submitted: tuple[JobConfig, str], storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (submitted[0].run_dir / "metrics.jsonl").read_bytes()
-    code, output, _ = run_job_script("pretrain.py", small_arguments(storage, "--name=unbroken"))
-    assert code == 0
-    assert "has all 10 steps" in output
+    assert run_in_process("pretrain.py", small_arguments(storage, "--name=unbroken")) == 0
+    assert "has all 10 steps" in capsys.readouterr().out
     assert (submitted[0].run_dir / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.exhaustive
 def test_a_finished_run_that_mlflow_does_not_know_the_end_of_is_completed(
     continued: tuple[JobConfig, str], storage: Path
 ) -> None:
@@ -171,6 +175,7 @@ def test_a_finished_run_that_mlflow_does_not_know_the_end_of_is_completed(
     assert json.loads(run_file.read_text()) == state
 
 
+@pytest.mark.exhaustive
 def test_a_new_run_starts_from_the_checkpoint_of_another(
     submitted: tuple[JobConfig, str], storage: Path, ray_head: RayHead
 ) -> None:
@@ -186,20 +191,26 @@ def test_a_new_run_starts_from_the_checkpoint_of_another(
     assert newest(submitted[0])[1].step == 10
 
 
-def test_evaluate_repeats_the_runs_own_final_figure(submitted: tuple[JobConfig, str], ray_head: RayHead) -> None:
+@pytest.mark.usefixtures("ray_cpu")
+def test_evaluate_repeats_the_runs_own_final_figure(
+    submitted: tuple[JobConfig, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     config, _ = submitted
-    code, output, errors = run_job_script("evaluate.py", [f"--checkpoint={config.run_dir}"], ray_head)
-    assert code == 0, errors
+    assert run_in_process("evaluate.py", [f"--checkpoint={config.run_dir}"]) == 0
     expected = records(config)[-1].metrics
-    found = re.search(r"austen: ([\d.]+) bits/byte, ([\d.]+) nats/token", output)
+    found = re.search(r"austen: ([\d.]+) bits/byte, ([\d.]+) nats/token", capsys.readouterr().out)
     assert found
     assert float(found[1]) == pytest.approx(expected["eval/bits_per_byte"], abs=2e-4)
     assert float(found[2]) == pytest.approx(expected["eval/loss_nats"], abs=2e-4)
 
 
-def test_generate_continues_a_prompt_the_same_way_twice(submitted: tuple[JobConfig, str]) -> None:
+def test_generate_continues_a_prompt_the_same_way_twice(
+    submitted: tuple[JobConfig, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = [f"--checkpoint={submitted[0].run_dir}", "--prompt=She was", "--max_tokens=12", "--seed=5"]
-    first, second = (run_job_script("generate.py", arguments) for _ in range(2))
-    assert first[0] == 0, first[2]
-    assert first[1] == second[1]
-    assert first[1].startswith("She was") and len(first[1].strip()) > len("She was")
+    texts = []
+    for _ in range(2):
+        assert run_in_process("generate.py", arguments) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    assert texts[0].startswith("She was") and len(texts[0].strip()) > len("She was")

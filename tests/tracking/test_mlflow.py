@@ -216,6 +216,7 @@ def test_a_deleted_experiment_is_refused(uri: str) -> None:
         check_server(uri, "old", 10.0)
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_and_nothing_lands_in_the_working_folder(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     code = """

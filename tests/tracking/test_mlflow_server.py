@@ -73,6 +73,7 @@ def rows(uri: str, run_id: str, name: str) -> list[tuple[int, float, int]]:
     return sorted((p.step, p.value, p.timestamp) for p in MlflowClient(uri).get_metric_history(run_id, name))
 
 
+@pytest.mark.exhaustive
 def test_an_outage_loses_nothing_and_doubles_nothing(
     server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -25,6 +25,7 @@ def _one_rank() -> None:
 CONFIG = JobConfig(model={"num_layers": 3, "width": 32, "glu_width": 48}, reservoir={"plan": "cG@a f+r"})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cpu", "_one_rank")
 def test_received_and_regenerated_banks_are_the_same_bytes() -> None:
     packed = build_bank(CONFIG.model, CONFIG.reservoir).pack()
@@ -36,6 +37,7 @@ def test_received_and_regenerated_banks_are_the_same_bytes() -> None:
         assert received.matrix(spec.key).dtype == torch.int8
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cpu", "_one_rank")
 def test_a_flipped_bit_on_the_way_is_refused_naming_both_digests() -> None:
     packed = build_bank(CONFIG.model, CONFIG.reservoir).pack()
@@ -47,6 +49,7 @@ def test_a_flipped_bit_on_the_way_is_refused_naming_both_digests() -> None:
     assert next(iter(packed.digests.values()))[:16] in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cpu", "_one_rank")
 def test_another_seed_is_refused_naming_both_digests() -> None:
     expected = build_bank(CONFIG.model, CONFIG.reservoir).digest()

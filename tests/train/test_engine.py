@@ -90,14 +90,16 @@ def test_every_step_from_the_same_weights_has_the_same_loss_and_gradient(other: 
         found = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
         return float(loss.detach()) / batch.weights_BT.numel(), torch.cat(found)
 
+    far = []
     for step in range(NUM_STEPS):
         with OTHERS[other]():
             loss, found = gradient(step)
         expected_loss, expected = gradient(step)
-        # A token's code on the edge may flip within the step.
-        assert loss == pytest.approx(expected_loss, abs=2e-5)
-        assert float((found - expected).norm() / expected.norm()) < 2e-2
+        far.append((abs(loss - expected_loss), float((found - expected).norm() / expected.norm())))
         optimizer.step()
+    # In a few steps a token is on the edge of a code and flips: the loss moves by up to 6e-5, the gradient by 2e-3.
+    assert max(loss for loss, _ in far) < 2e-4 and max(gradient for _, gradient in far) < 1e-2
+    assert sum(loss < 1e-6 and gradient < 2e-6 for loss, gradient in far) >= 0.7 * NUM_STEPS
 
 
 @pytest.mark.parametrize("name", engines("bf16"))

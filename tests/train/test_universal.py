@@ -40,7 +40,7 @@ def test_going_back_in_the_same_engine_repeats_every_loss(losses: dict, name: st
     assert found["went back"] == found["unbroken"]
 
 
-@pytest.mark.parametrize("size", [1, 3, pytest.param(4, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("size", [3, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (1, 4))])
 @pytest.mark.parametrize("name", names(*EVERY, some=SOME))
 def test_another_number_of_processes_goes_on_with_the_same_losses(losses: dict, name: str, size: int) -> None:
     found, expected = losses[f"{name} {size}"]["went on"], losses[f"{name} 2"]["unbroken"]
