@@ -66,6 +66,16 @@ def _node_loss(scene: Scene) -> None:
     scene.judge()
 
 
+def _shrunk(scene: Scene) -> None:
+    node = scene.cluster.add_node(1)
+    elastic = ["--cluster.num_workers=[1,2]", "--cluster.start_timeout_s=5"]
+    process = scene.stage.start(*elastic)
+    scene.verdict.expect(scene.stage.wait_for_step(process, 8), "step 8 was not reached")
+    scene.cluster.kill_node(node)
+    scene.expect_end(scene.stage.end(process), EXIT_DONE, "resumed from")
+    scene.judge(*elastic, tolerance=RESIZED_TOLERANCE)
+
+
 def _preemption(scene: Scene) -> None:
     node = scene.cluster.add_node(1)
     # No failure is allowed: pre-emption with notice is none. No checkpoint is due: the one there is, the notice made.
@@ -254,6 +264,9 @@ FAULTS = {
     "kill-optimizer": Fault("a worker is killed in the optimizer's step", _GOES_ON, _killed("optimizer")),
     "kill-saving": Fault("a worker is killed while it saves", _GOES_ON, _killed("saving")),
     "node-loss": Fault("a node is killed, and another one comes", _GOES_ON, _node_loss, nodes=1),
+    "shrunk": Fault(
+        "num_workers=[1,2]: a node is killed, and none comes", "goes on with 1 worker, losses within 0.2 %", _shrunk, 1
+    ),
     "preemption": Fault(
         "notice that a node is taken away, then it is", "saves at once, goes on elsewhere, no failure", _preemption, 1
     ),

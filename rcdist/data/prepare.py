@@ -1,4 +1,4 @@
-"""Tokenise the corpora of a run in parallel with Ray Data into shards that are cached by content."""
+"""Tokenise the corpora of a run into shards that are cached by content: large ones in parallel with Ray Data."""
 
 import hashlib
 import json
@@ -24,6 +24,8 @@ FORMAT_VERSION = 1
 _PIECE_CHARS = 65_536
 _CHUNK_CHARS = 64 * 1024 * 1024
 _BLOCK_ROWS = 16
+_LOCAL_CHARS = 16 * 1024 * 1024
+"""Up to this much text is encoded in this process, in some seconds: Ray Data takes as long to start its own."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class PreparedData:
 
 
 def prepare_corpora(config: JobConfig, report: Callable[[str], None] = print) -> PreparedData:
-    """Tokenise training and validation text, or find both in the cache. Needs an initialised Ray unless all is cached.
+    """Tokenise training and validation text, or find both in the cache.
+
+    Needs an initialised Ray unless each corpus is cached or small.
 
     Raises:
         DataError: a corpus or tokenizer cannot be used.
@@ -135,7 +139,7 @@ def _complete_folder(folder: Path) -> Iterator[Path]:
 
 
 def _tokenise(source: Source, tokenizer: Tokenizer, writer: ShardWriter, *, can_split: bool) -> None:
-    """Encode all documents with Ray Data, chunk by chunk, in order."""
+    """Encode all documents, chunk by chunk, in order."""
     chunk: list[tuple[bool, str]] = []
     size = 0
     for document in read_documents(source):
@@ -170,6 +174,16 @@ def split_document(text: str) -> list[str]:
 
 
 def _encode_chunk(chunk: list[tuple[bool, str]], tokenizer: Tokenizer, writer: ShardWriter) -> None:
+    if sum(len(piece) for _, piece in chunk) > _LOCAL_CHARS:
+        _encode_with_ray(chunk, tokenizer, writer)
+        return
+    for (is_start, piece), ids in zip(chunk, tokenizer.encode_batch([piece for _, piece in chunk]), strict=True):
+        if is_start:
+            writer.start_document(tokenizer.eod_id)
+        writer.add(np.asarray(ids), len(piece.encode()))
+
+
+def _encode_with_ray(chunk: list[tuple[bool, str]], tokenizer: Tokenizer, writer: ShardWriter) -> None:
     import pyarrow as pa
     import ray.data
 

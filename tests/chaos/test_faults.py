@@ -23,8 +23,8 @@ def unbroken(suite: Suite) -> tuple[JobConfig, Path]:
     return suite.run_unbroken()
 
 
-SOME = ("kill-saving", "elastic", "driver-kill", "disk-full")
-"""A worker, a node and a driver are lost, a run is resized twice, a storage is full: what no smaller test can prove."""
+SOME = ("kill-saving", "shrunk", "driver-kill", "disk-full")
+"""A worker, a node and a driver are lost, a run is resized, a storage is full: what no smaller test can prove."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tokenising with real Ray Data: exact text back, cached by content, complete or not there."""
+"""Tokenising, here and with real Ray Data: exact text back, cached by content, complete or not there."""
 
 import itertools
 from pathlib import Path
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from rcdist.config import JobConfig
-from rcdist.data.prepare import prepare_corpora
+from rcdist.data import prepare
+from rcdist.data.prepare import PreparedData, prepare_corpora
 from rcdist.data.shards import TokenCorpus
 from rcdist.data.tokenizer import load_tokenizer
 from rcdist.data.yardsticks import measure_yardsticks
@@ -41,9 +42,25 @@ def read_text(config: JobConfig, path: str, tokenizer_dir: str) -> list[str]:
     return [tokenizer.decode(ids[a:b].tolist()) for a, b in zip(starts, [*starts[1:], ids.size], strict=True)]
 
 
+def test_the_text_comes_back_and_the_second_time_nothing_is_made(config: JobConfig) -> None:
+    check_that_the_text_comes_back(config)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cpu")
-def test_the_text_comes_back_and_the_second_time_nothing_is_made(config: JobConfig) -> None:
+def test_a_large_corpus_is_encoded_by_ray_data_into_the_same_shards(
+    config: JobConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = prepare_corpora(config).train
+    monkeypatch.setattr(prepare, "_LOCAL_CHARS", 0)
+    again = config.model_copy(update={"storage_path": str(tmp_path / "ray")})
+    there = check_that_the_text_comes_back(again).train
+    assert here.digest == there.digest and here.path != there.path
+    for path in Path(here.path).iterdir():
+        assert path.read_bytes() == (Path(there.path) / path.name).read_bytes()
+
+
+def check_that_the_text_comes_back(config: JobConfig) -> PreparedData:
     lines: list[str] = []
     prepared = prepare_corpora(config, report=lines.append)
     assert len(lines) == 2
@@ -56,10 +73,9 @@ def test_the_text_comes_back_and_the_second_time_nothing_is_made(config: JobConf
     assert len(lines) == 2
     assert sorted(str(path) for path in config.dataset_dir.rglob("*")) == made
     assert not [name for name in made if "/." in name]
+    return prepared
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cpu")
 def test_changed_text_is_another_corpus(config: JobConfig) -> None:
     before = prepare_corpora(config)
     path = Path(config.data.train[0])
@@ -69,8 +85,6 @@ def test_changed_text_is_another_corpus(config: JobConfig) -> None:
     assert after.train.path != before.train.path
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cpu")
 def test_a_failure_leaves_no_corpus_behind(config: JobConfig, tmp_path: Path) -> None:
     bad = tmp_path / "bad.txt"
     bad.write_bytes(b"fine until \xff here")
@@ -81,8 +95,6 @@ def test_a_failure_leaves_no_corpus_behind(config: JobConfig, tmp_path: Path) ->
     assert not [p for p in config.dataset_dir.iterdir() if p.name.startswith(".")]
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cpu")
 def test_a_corpus_shorter_than_a_window_is_refused(config: JobConfig, tmp_path: Path) -> None:
     short = tmp_path / "short.txt"
     short.write_text("red green")
@@ -91,8 +103,6 @@ def test_a_corpus_shorter_than_a_window_is_refused(config: JobConfig, tmp_path: 
         prepare_corpora(config)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cpu")
 def test_yardsticks_equal_the_definition_written_out(config: JobConfig) -> None:
     prepared = prepare_corpora(config)
     train, validation = TokenCorpus(prepared.train.path), TokenCorpus(prepared.validation.path)

@@ -1,0 +1,142 @@
+"""What is refused before anything starts, and from which checkpoint a run goes on."""
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+
+from rcdist.config import JobConfig
+from rcdist.data.prepare import PreparedData
+from rcdist.data.shards import CorpusInfo
+from rcdist.errors import BudgetError, CheckpointError, ConfigError
+from rcdist.preflight import check_config, check_data, find_resume
+from rcdist.train.checkpoint import CONFIG, MANIFEST, Manifest, checkpoint_name, write_manifest
+from rcdist.train.writer import write_rank
+
+
+def job(storage: Path, name: str = "run", **settings: dict) -> JobConfig:
+    sections: dict = {"model": {"num_layers": 2, "width": 32, "glu_width": 48}, "train": {"steps": 40}}
+    for section, values in settings.items():
+        sections[section] = sections.get(section, {}) | values
+    return JobConfig(name=name, storage_path=str(storage), **sections)
+
+
+def save(config: JobConfig, step: int) -> Path:
+    """Leave a checkpoint as workers do."""
+    folder, tensors = config.run_dir / checkpoint_name(step), io.BytesIO()
+    torch.save({"weight": torch.zeros(step)}, tensors)
+    write_rank(folder, 0, {CONFIG: config.model_dump_json().encode(), "zero/rank0.pt": tensors.getvalue()})
+    write_manifest(
+        folder,
+        Manifest(
+            step=step,
+            world_size=1,
+            zero_stage=2,
+            cursor=step,
+            skipped_steps=0,
+            ledger={"usd": 1.0, "device_s": 60.0},
+            eval_loss_nats=None,
+            mlflow_run_id=None,
+            reservoir={"digest": "d" * 64},
+            tokenizer_digest="t",
+            data_digest="c",
+        ),
+    )
+    return folder
+
+
+def test_a_new_name_is_a_new_run(tmp_path: Path) -> None:
+    assert find_resume(job(tmp_path)) is None
+
+
+def test_the_newest_checkpoint_is_taken_and_a_damaged_one_named_and_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = job(tmp_path)
+    save(config, 10)
+    (save(config, 20) / "zero" / "rank0.pt").write_bytes(b"?")
+    found = find_resume(config)
+    assert found is not None and (found.folder.name, found.manifest.step) == (checkpoint_name(10), 10)
+    assert "skipped: " in (errors := capsys.readouterr().err) and "rank0.pt" in errors
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"model": {"width": 64}}, "model.width=64: the checkpoint of run 'run' at step 10 has 32"),
+        ({"reservoir": {"seed": 8}}, "reservoir.seed=8: "),
+        ({"data": {"seed": 1}}, "data.seed=1: "),
+        ({"train": {"zero_stage": 3}}, "train.zero_stage=3: "),
+        ({"train": {"precision": "bf16"}}, 'train.precision="bf16": '),
+    ],
+)
+def test_another_model_or_order_of_data_does_not_go_on(tmp_path: Path, settings: dict, expected: str) -> None:
+    save(job(tmp_path), 10)
+    with pytest.raises(CheckpointError) as caught:
+        find_resume(job(tmp_path, **settings))
+    assert expected in str(caught.value)
+
+
+def test_how_the_bank_arrives_may_change(tmp_path: Path) -> None:
+    save(job(tmp_path), 10)
+    assert find_resume(job(tmp_path, reservoir={"source": "regenerate"})) is not None
+
+
+def test_resuming_can_be_forbidden(tmp_path: Path) -> None:
+    save(job(tmp_path), 10)
+    with pytest.raises(ConfigError, match="the run has a checkpoint at step 10"):
+        find_resume(job(tmp_path, checkpoint={"resume": False}))
+
+
+@pytest.mark.parametrize("budget", [{"budget_usd": 1.0}, {"budget_device_s": 59.0}])
+def test_a_budget_that_is_used_up_is_said_before_anything_starts(tmp_path: Path, budget: dict) -> None:
+    save(job(tmp_path), 10)
+    with pytest.raises(BudgetError, match=r"has used .* by step 10"):
+        find_resume(job(tmp_path, cost=budget))
+
+
+def test_a_run_starts_from_the_newest_checkpoint_of_another(tmp_path: Path) -> None:
+    parent = job(tmp_path, "parent")
+    save(parent, 10)
+    folder = save(parent, 20)
+    for given in (parent.run_dir, folder):
+        child = job(tmp_path, "child", checkpoint={"resume_from": str(given)})
+        found = find_resume(child)
+        assert found is not None and found.folder == folder.resolve()
+    with pytest.raises(ConfigError, match="has 20 already"):
+        find_resume(job(tmp_path, "child", train={"steps": 20}, checkpoint={"resume_from": str(folder)}))
+
+
+def test_only_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
+    (save(job(tmp_path), 10) / MANIFEST).write_text("{")
+    with pytest.raises(CheckpointError):
+        find_resume(job(tmp_path))
+
+
+def test_other_text_or_another_tokenizer_is_refused_with_both_digests(tmp_path: Path) -> None:
+    save(job(tmp_path), 10)
+    found = find_resume(job(tmp_path))
+    assert found is not None
+
+    def prepared(text: str, tokenizer: str) -> PreparedData:
+        info = CorpusInfo(
+            path=str(tmp_path),
+            digest=text,
+            tokenizer_digest=tokenizer,
+            **{n: 1 for n in CorpusInfo.__dataclass_fields__ if n not in ("path", "digest", "tokenizer_digest")},
+        )
+        return PreparedData(info, info, str(tmp_path), tokenizer)
+
+    check_data(found, prepared("c", "t"))
+    for text, tokenizer in (("other", "t"), ("c", "other")):
+        with pytest.raises(CheckpointError, match=r"other.*digest [ct]"):
+            check_data(found, prepared(text, tokenizer))
+
+
+def test_storage_is_tried_before_it_is_needed(tmp_path: Path) -> None:
+    check_config(job(tmp_path / "new" / "folder"))
+    assert (tmp_path / "new" / "folder").is_dir() and not list((tmp_path / "new" / "folder").iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        check_config(job(tmp_path / "file"))

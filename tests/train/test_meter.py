@@ -1,0 +1,80 @@
+"""A record is the mean of the steps since the last one, and all wall time is charged once."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from rcdist.config import JobConfig
+from rcdist.model.cost import estimate_flops
+from rcdist.tracking.ledger import Ledger
+from rcdist.tracking.metrics import check_record
+from rcdist.tracking.prices import resolve_price
+from rcdist.train import meter as module
+from rcdist.train.engine import StepResult
+from rcdist.train.meter import Meter
+from rcdist.train.wire import WireBytes, WireMeter
+
+CONFIG = JobConfig()
+
+
+@dataclass
+class Batches:
+    """Stand for the loader's two figures."""
+
+    global_tokens: int = 1000
+    wait_s: float = 0.01
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Hold the time that the meter reads."""
+    now = [100.0]
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[WireBytes]:
+    waiting: list[WireBytes] = []
+    monkeypatch.setattr(WireMeter, "take", lambda self: waiting.pop() if waiting else WireBytes())
+    return waiting
+
+
+def run_step(meter: Meter, clock: list[float], sent: list[WireBytes], seconds: float, loss: float) -> None:
+    meter.begin_step()
+    clock[0] += seconds
+    sent.append(WireBytes(trained=50, frozen=2))
+    meter.count_step(StepResult(loss, 0.5, applied=True), Batches())  # type: ignore[arg-type]
+
+
+def test_a_record_is_the_mean_of_its_steps(clock: list[float], sent: list[WireBytes]) -> None:
+    ledger, price = Ledger(), resolve_price(CONFIG.cost, None, 1.0)
+    meter = Meter(CONFIG, price, ledger, WireMeter([]), 2, torch.device("cpu"))
+    run_step(meter, clock, sent, 1.0, 4.0)
+    clock[0] += 7.0  # an evaluation: paid for, but no part of a step
+    run_step(meter, clock, sent, 3.0, 2.0)
+    record = meter.read(step=2, skipped_steps=1)
+    check_record(record)
+    assert record["train/loss_nats"] == 2.0 and record["train/loss_mean_nats"] == 3.0
+    assert record["perf/step_s"] == 2.0 and record["perf/tokens_per_s"] == 500.0
+    assert record["perf/data_wait_s"] == pytest.approx(0.01)
+    assert record["wire/bytes_per_step"] == 52.0 and record["wire/frozen_bytes_per_step"] == 2.0
+    assert record["train/skipped_steps"] == 1.0 and record["train/tokens"] == 2000.0
+    flops = estimate_flops(CONFIG.model, CONFIG.reservoir).train
+    assert record["perf/mfu"] == pytest.approx(500 * flops / (2 * price.peak_flops))
+    assert record["cost/device_s"] == 2 * 11.0
+    assert record["cost/goodput"] == pytest.approx(4 / 11)
+    run_step(meter, clock, sent, 1.0, 1.0)
+    assert meter.read(step=3, skipped_steps=1)["train/loss_mean_nats"] == 1.0
+
+
+def test_waiting_is_charged_as_what_it_was(clock: list[float], sent: list[WireBytes]) -> None:
+    ledger = Ledger()
+    meter = Meter(CONFIG, resolve_price(CONFIG.cost, None, 1.0), ledger, WireMeter([]), 2, torch.device("cpu"))
+    clock[0] += 1.0
+    meter.charge("startup", extra_s=4.0)
+    clock[0] += 2.0
+    meter.charge("checkpoint")
+    assert (ledger.startup_device_s, ledger.checkpoint_device_s, ledger.device_s) == (10.0, 4.0, 14.0)
+    assert ledger.useful_device_s == 0.0
