@@ -39,7 +39,7 @@ from rcdist.train.wire import WireMeter
 from rcdist.train.wishes import Wishes
 
 _EARLY_RECORD = 3
-"""Steps after a start at which a record is written whatever `train.log_every_steps` says: how long will it take?"""
+"""Step of which there is a record whatever `train.log_every_steps` says: how long will all of it take?"""
 
 
 def train_loop_per_worker(payload: dict[str, Any]) -> None:
@@ -111,7 +111,7 @@ def _train(
 
     meter.charge("startup", extra_s=held_s)
     samples = SampleLog(config.run_dir, share(time.time_ns()), rank) if config.tracking.log_samples else None
-    first, last = state.step, config.train.steps
+    last = config.train.steps
     while state.step < last:
         meter.begin_step()
         batch = loader.next_step()
@@ -151,7 +151,7 @@ def _train(
             record |= health.read(batch.micro_batches[0])
         is_urgent = is_ending or heard.is_noticed
         save_due = is_urgent or _is_due(state.step, config.checkpoint.every_steps)
-        is_early = state.step == first + _EARLY_RECORD
+        is_early = state.step == _EARLY_RECORD
         if record or save_due or is_early or _is_due(state.step, config.train.log_every_steps):
             # Proved when the bank was received and at every reading of the health: a difference raises.
             record |= {"reservoir/digest_ok": 1.0, "wire/start_bytes": float(payload["start_bytes"])}
