@@ -16,6 +16,7 @@ import pytest
 
 # Before torch, ray or deepspeed are imported, here and in the processes that tests start.
 os.environ["DS_ACCELERATOR"] = "cpu"
+os.environ["OMP_NUM_THREADS"] = "1"  # of each of the processes that share the cores; tests of threads set their own
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.3"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -39,6 +40,12 @@ class RayHead:
 
     address: str
     dashboard: str
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let -m "not slow" leave out what is for the exhaustive suite too."""
+    if item.get_closest_marker("exhaustive"):
+        item.add_marker(pytest.mark.slow)
 
 
 def free_ports(count: int) -> list[int]:

@@ -43,7 +43,6 @@ def refuse(capsys: pytest.CaptureFixture[str], storage: Path, *more: str, script
         (["--config=/nowhere.yaml"], ["config=", "no such file"]),
         (["--deepspeed={train_batch_size: 4}"], ["deepspeed.train_batch_size=4", "train.global_batch_tokens"]),
         (["--tokenizer.kind=file"], ["tokenizer.path=None", "tokenizer.kind=file"]),
-        (["--tokenizer.kind=file", "--tokenizer.path=/nowhere.json"], ["tokenizer.path=", "no such file"]),
         (["--storage_path=/proc/no"], ["storage_path=", "/proc/no", "cannot be written"]),
         (["--storage_path=s3://bucket/x"], ["storage_path=", "not a folder"]),
     ],
@@ -62,6 +61,7 @@ def test_a_wrong_setting_is_one_line(
     ("arguments", "expected"),
     [
         (["--cost.node_type=abacus"], ["cost.node_type=", "abacus"]),
+        (["--tokenizer.kind=file", "--tokenizer.path=/nowhere.json"], ["tokenizer.path=", "no such file"]),
         (["--data.train=/nowhere.txt"], ["data.train=", "no such file"]),
     ],
     ids=lambda value: " ".join(value)[:40] if value and value[0].startswith("--") else "",

@@ -9,11 +9,11 @@ from tests.conftest import free_ports
 from tests.train.zero_worker import run_rank
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def zero(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Return the outcome of each name that a selected test has as its parameter `name` or `like`."""
-    users = [item for item in request.session.items if "zero" in getattr(item, "fixturenames", ())]
-    parameters = [item.callspec.params for item in users if hasattr(item, "callspec")]
+    """Return the outcome of each name that a selected test of the module has as its parameter `name` or `like`."""
+    items = [item for item in request.session.items if item.path == request.path]
+    parameters = [item.callspec.params for item in items if "zero" in getattr(item, "fixturenames", ())]
     names = sorted({found[key] for found in parameters for key in ("name", "like") if key in found})
     with mp.get_context("spawn").Manager() as manager:
         results = manager.dict()
