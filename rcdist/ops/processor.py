@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 import torch
 
+from rcdist.errors import ConfigError
+
 Isa = Literal["native", "avx2", "x86-64"]
 """Instructions that are used: all that the processor has; AVX2 and FMA at most; those of every x86-64."""
 
@@ -24,7 +26,7 @@ def _limit_libraries() -> Isa:
     """Tell torch's libraries of the limit; each reads its variable at its first operation."""
     name = os.environ.get(MAX_ISA, "native")
     if name not in get_args(Isa):
-        raise ValueError(f"{MAX_ISA}={name}: not one of {', '.join(get_args(Isa))}. Correct it, or unset it.")
+        raise ConfigError(MAX_ISA, name, f"not one of {', '.join(get_args(Isa))}", "Correct it, or unset it")
     isa: Isa = name  # type: ignore[assignment]
     os.environ.update(_LIBRARIES[isa])
     return isa

@@ -86,7 +86,7 @@ class WeightsQuantisedOnce:
     """Round each trained matrix at its first use only, while entered; what was rounded is kept between entries.
 
     Nothing may change or partition the weights meanwhile: for the micro-batches of one optimizer step (ZeRO stages 0
-    to 2), for evaluation and for generation. Memory: one byte per trained weight.
+    to 2), for evaluation and for generation. Memory: one byte per trained weight, on a CPU another for generation.
     """
 
     def __init__(self) -> None:

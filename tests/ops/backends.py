@@ -1,12 +1,16 @@
 """Compare a fused backend with the reference: results and every gradient, of one operation on the same inputs."""
 
+import platform
 from collections.abc import Callable, Sequence
 
+import pytest
 import torch
 from torch import Tensor
 
 from rcdist.ops.backend import Choice, forced
 from rcdist.ops.quantise import Quantised
+
+X86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="limits are to instructions of x86-64")
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 """Largest difference relative to the largest value: sums in another order; bfloat16 keeps 8 bits."""

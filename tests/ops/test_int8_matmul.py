@@ -7,8 +7,9 @@ from rcdist.ops import int8_matmul as ways
 from rcdist.ops import native
 from rcdist.ops.int8_matmul import int8_matmul, packed, scaled_int8_matmul
 from rcdist.ops.processor import Isa, has_onednn_int8, limited
+from tests.ops.backends import X86
 
-ISAS = ["native", "avx2", pytest.param("x86-64", marks=pytest.mark.exhaustive)]
+ISAS = ["native", pytest.param("avx2", marks=X86), pytest.param("x86-64", marks=[X86, pytest.mark.exhaustive])]
 SHAPES = [(1, 1, 1), (3, 5, 2), (7, 255, 17), (9, 256, 16), (13, 257, 49), (61, 1030, 33), (130, 64, 97)]
 """Around what the kernel does at a time: 4 inputs, 256 in 16 bits, panels of 8, 16 or 48, rows by 4, 6, 8, 2 and 1."""
 

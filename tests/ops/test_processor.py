@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from rcdist.errors import ConfigError
 from rcdist.ops import processor
 from rcdist.ops.processor import capability, has_bf16, has_onednn_int8, limited
 from tests.conftest import ROOT
@@ -26,7 +27,7 @@ def test_a_limited_process_says_what_it_uses() -> None:
 
 def test_another_name_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(processor.MAX_ISA, "sse")
-    with pytest.raises(ValueError, match="RCDIST_MAX_CPU_ISA=sse: not one of native, avx2, x86-64"):
+    with pytest.raises(ConfigError, match='RCDIST_MAX_CPU_ISA="sse": not one of native, avx2, x86-64'):
         processor._limit_libraries()
 
 
