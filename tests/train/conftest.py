@@ -1,8 +1,10 @@
-"""One pair of real gloo processes trains under DeepSpeed ZeRO whatever the selected tests name."""
+"""Groups of real gloo processes: a pair that trains under DeepSpeed ZeRO whatever tests name, and one process alone."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from tests.conftest import free_ports
@@ -19,6 +21,15 @@ def zero(request: pytest.FixtureRequest) -> dict[str, Any]:
         results = manager.dict()
         mp.spawn(run_rank, args=(2, free_ports(1)[0], names, results), nprocs=2)
         return dict(results)
+
+
+@pytest.fixture(scope="module")
+def one_rank() -> Iterator[None]:
+    """Make this process a gloo group of its own."""
+    store = dist.TCPStore("127.0.0.1", free_ports(1)[0], 1, is_master=True)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 def names(*all_of_them: str, some: tuple[str, ...]) -> list[Any]:

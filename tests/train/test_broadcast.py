@@ -5,28 +5,17 @@ import dataclasses
 import pytest
 import ray
 import torch
-import torch.distributed as dist
 
 from rcdist.config import JobConfig
 from rcdist.errors import ClusterError
 from rcdist.model.reservoir import ReservoirBank, build_bank
 from rcdist.train.broadcast import prove_digest, receive_bank
-from tests.conftest import free_ports
-
-
-@pytest.fixture(scope="module")
-def _one_rank() -> None:
-    store = dist.TCPStore("127.0.0.1", free_ports(1)[0], 1, is_master=True)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
 
 CONFIG = JobConfig(model={"num_layers": 3, "width": 32, "glu_width": 48}, reservoir={"plan": "cG@a f+r"})
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_cpu", "_one_rank")
+@pytest.mark.usefixtures("ray_cpu", "one_rank")
 def test_received_and_regenerated_banks_are_the_same_bytes() -> None:
     packed = build_bank(CONFIG.model, CONFIG.reservoir).pack()
     received = receive_bank(CONFIG, ray.put(packed), packed.digest)
@@ -38,7 +27,7 @@ def test_received_and_regenerated_banks_are_the_same_bytes() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_cpu", "_one_rank")
+@pytest.mark.usefixtures("ray_cpu", "one_rank")
 def test_a_flipped_bit_on_the_way_is_refused_naming_both_digests() -> None:
     packed = build_bank(CONFIG.model, CONFIG.reservoir).pack()
     data = packed.data.copy()
@@ -50,7 +39,7 @@ def test_a_flipped_bit_on_the_way_is_refused_naming_both_digests() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_cpu", "_one_rank")
+@pytest.mark.usefixtures("ray_cpu", "one_rank")
 def test_another_seed_is_refused_naming_both_digests() -> None:
     expected = build_bank(CONFIG.model, CONFIG.reservoir).digest()
     other = CONFIG.model_copy(deep=True)
@@ -61,7 +50,7 @@ def test_another_seed_is_refused_naming_both_digests() -> None:
     assert expected in str(caught.value) and found in str(caught.value)
 
 
-@pytest.mark.usefixtures("_one_rank")
+@pytest.mark.usefixtures("one_rank")
 def test_a_bit_that_flips_later_in_memory_is_found() -> None:
     bank: ReservoirBank = build_bank(CONFIG.model, CONFIG.reservoir)
     expected = bank.digest()

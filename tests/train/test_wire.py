@@ -1,21 +1,12 @@
 """The wire meter: payloads by hand, frozen ones told apart, nested collectives counted once."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.distributed as dist
 
 from rcdist.train.wire import WireBytes, WireMeter
-from tests.conftest import free_ports
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_rank() -> Iterator[None]:
-    store = dist.TCPStore("127.0.0.1", free_ports(1)[0], 1, is_master=True)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 def test_payloads_are_counted_and_frozen_ones_apart() -> None:
