@@ -77,4 +77,5 @@ def has_amx() -> bool:
 
 def has_bf16() -> bool:
     """Say whether a product in bfloat16 is faster than one in float32."""
-    return isa() == "native" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    has_onednn = torch.backends.mkldnn.is_available()
+    return isa() == "native" and has_onednn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
