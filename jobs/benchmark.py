@@ -1,114 +1,115 @@
 """Measure what freezing and fusing are worth here, in interleaved pairs: `python jobs/benchmark.py deltas`."""
 
-import argparse
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the submitted code, not an installed one
 os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])
 
-import torch
-import yaml
-from pydantic import ValidationError
+from pydantic import Field
 
-from rcdist.benchmark.operations import measure_frozen, measure_scan
-from rcdist.benchmark.overhead import measure_data, measure_overhead
-from rcdist.benchmark.pairs import describe_device
-from rcdist.benchmark.steps import measure_deltas, measure_step
-from rcdist.benchmark.traffic import measure_traffic
-from rcdist.config import ModelConfig, ReservoirConfig
-from rcdist.config_errors import to_config_error
-from rcdist.errors import EXIT_BAD_CONFIG, RcdistError
-from rcdist.ops.host import prepare_host
+from rcdist.config import ModelConfig, ReservoirConfig, Section
+from rcdist.config.cli import config_from_dict, parse_cli
+from rcdist.config.reservoir import Topology
+from rcdist.errors import ConfigError
+from rcdist.exits import run_job
+
+Count = Annotated[int, Field(ge=1)]
+JSON_FLAG = "--json"
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="jobs/benchmark.py", description=__doc__)
-    parser.add_argument("kind", choices=["frozen", "step", "deltas", "scan", "overhead", "data", "bytes"])
-    parser.add_argument("--pairs", type=int, default=7, help="interleaved pairs")
-    parser.add_argument("--json", action="store_true", help="print one object")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--width", type=int, help="d; frozen and scan 1024, else 512")
-    parser.add_argument("--tokens", type=int, default=2048, help="tokens of frozen; of scan 16 times as many")
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--glu-width", type=int, default=1536)
-    parser.add_argument("--vocab-size", type=int, default=4096)
-    parser.add_argument("--seq-len", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=4, help="windows")
-    parser.add_argument("--plan", default="cG@a", help="plan of deltas")
-    parser.add_argument("--topology", default="hadamard", help="of its matrices, or a map '{c: dense, G: hadamard}'")
-    parser.add_argument("--workers", type=int, default=1, help="of overhead and data; leave a core to Ray")
-    parser.add_argument("--others", default="port,llama", help="what step compares with")
-    return parser.parse_args(argv)
+class BenchmarkArguments(Section):
+    """Measure in interleaved pairs what freezing, fusing and the system around a step are worth on this machine.
+
+    The kind may stand first, without its key; --json prints one object instead of a table.
+    """
+
+    kind: Literal["frozen", "step", "deltas", "scan", "overhead", "data", "bytes", "kernels"]
+    """What is measured; rcdist/benchmark/README.md explains each."""
+    pairs: Count = 7
+    """Interleaved pairs."""
+    device: Literal["cpu", "cuda"] | None = None
+    """Where; None: on a GPU if there is one."""
+    threads: Count | None = None
+    """Threads on a CPU; None: one per core."""
+    width: Annotated[int, Field(ge=8)] | None = None
+    """Model width d; None: 1024 for frozen and scan, else 512."""
+    tokens: Count = 2048
+    """Tokens of frozen; scan takes 16 times as many."""
+    layers: Count = 6
+    """Blocks of step, deltas and bytes; so the next ones."""
+    glu_width: Annotated[int, Field(ge=8)] = 1536
+    """Inner width of the GLU."""
+    vocab_size: Annotated[int, Field(ge=16)] = 4096
+    """Vocabulary."""
+    seq_len: Count = 512
+    """Tokens per window."""
+    batch: Count = 4
+    """Windows per step."""
+    plan: str = "cG@a"
+    """Plan of deltas and bytes."""
+    topology: Topology | dict[str, Topology] = "hadamard"
+    """Topology of its matrices, or a map '{c: dense, G: hadamard}'."""
+    workers: Count = 1
+    """Workers of overhead and data; leave a core to Ray."""
+    others: list[Literal["port", "llama"]] = ["port", "llama"]
+    """What step compares with."""
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
     """Run one kind of measurement."""
-    device = torch.device(options.device)
-    if options.kind == "frozen":
-        return measure_frozen(options.width or 1024, options.tokens, options.pairs, device)
-    if options.kind == "overhead":
-        return measure_overhead(options.pairs, options.workers, device)
-    if options.kind == "data":
-        return measure_data(options.pairs, options.workers)
-    if options.kind == "scan":
-        lengths = [512, 1024, 4096] + ([32768] if device.type == "cuda" else [])
-        return measure_scan(options.width or 1024, 16 * options.tokens, lengths, options.pairs, device)
+    import torch
+
+    from rcdist.benchmark import kernels, operations, overhead, pairs, steps, traffic
+    from rcdist.ops.host import prepare_host
+
+    prepare_host(arguments.threads or os.cpu_count())
+    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if arguments.kind == "kernels" and device.type != "cuda":
+        raise ConfigError("kind", "kernels", "measures kernels of a GPU, and there is none", "Run it on a GPU")
+    script, count = Path(__file__).with_name("pretrain.py"), arguments.pairs
     model = ModelConfig(
-        num_layers=options.layers,
-        width=options.width or 512,
-        glu_width=options.glu_width,
-        vocab_size=options.vocab_size,
+        num_layers=arguments.layers,
+        width=arguments.width or 512,
+        glu_width=arguments.glu_width,
+        vocab_size=arguments.vocab_size,
     )
-    shape = (options.batch, options.seq_len, options.pairs, device)
-    if options.kind == "bytes":
-        return measure_traffic(model, options.batch, options.seq_len, read_plan(options))
-    if options.kind == "step":
-        return measure_step(model, *shape, others=tuple(filter(None, options.others.split(","))))
-    return measure_deltas(model, read_plan(options), *shape)
-
-
-def read_plan(options: argparse.Namespace) -> ReservoirConfig:
-    """Return the plan that is compared with T."""
-    chosen = {"plan": options.plan, "topology": yaml.safe_load(options.topology)}
-    try:
-        return ReservoirConfig(**chosen)
-    except ValidationError as error:
-        raise to_config_error(error, ReservoirConfig, chosen, "the command line") from None
-
-
-def flatten(found: dict[str, Any], name: str = "") -> list[tuple[str, Any]]:
-    """Return dotted names and values, the numbers of a ratio on one line."""
-    if "median" in found:
-        return [(name, "{median:.3f}  [{low:.3f}, {high:.3f}]".format(**found))]
-    rows: list[tuple[str, Any]] = []
-    for key, value in found.items():
-        path = f"{name}.{key}" if name else key
-        rows += flatten(value, path) if isinstance(value, dict) else [(path, value)]
-    return rows
+    plan = config_from_dict(
+        {"plan": arguments.plan, "topology": arguments.topology}, ReservoirConfig, "on the command line"
+    )
+    shape = (arguments.batch, arguments.seq_len)
+    wide = arguments.width or 1024
+    lengths = [512, 1024, 4096] + ([32768] if device.type == "cuda" else [])
+    kinds = {
+        "frozen": lambda: operations.measure_frozen(wide, arguments.tokens, count, device),
+        "scan": lambda: operations.measure_scan(wide, 16 * arguments.tokens, lengths, count, device),
+        "step": lambda: steps.measure_step(model, *shape, count, device, others=tuple(arguments.others)),
+        "deltas": lambda: steps.measure_deltas(model, plan, *shape, count, device),
+        "bytes": lambda: traffic.measure_traffic(model, *shape, plan),
+        "overhead": lambda: overhead.measure_overhead(script, count, arguments.workers, device),
+        "data": lambda: overhead.measure_data(script, count, arguments.workers),
+        "kernels": kernels.measure_kernels,
+    }
+    return kinds[arguments.kind]() | pairs.describe_device(device) | {"pairs": count}
 
 
 def main(argv: list[str]) -> int:
     """Print a table, or with --json one object; the interval is 95 % of the median, by bootstrap over pairs."""
-    options = parse(argv)
-    prepare_host(options.threads)
-    try:
-        found = measure(options) | describe_device(torch.device(options.device)) | {"pairs": options.pairs}
-    except RcdistError as error:
-        print(error, file=sys.stderr)
-        return EXIT_BAD_CONFIG
-    if options.json:
+    given = [argument for argument in argv if argument != JSON_FLAG]
+    if given and not given[0].startswith("-"):
+        given[0] = f"--kind={given[0]}"
+    from rcdist.benchmark.pairs import format_table
+
+    found = measure(parse_cli(BenchmarkArguments, given, prog="jobs/benchmark.py"))
+    if JSON_FLAG in argv:
         print(json.dumps(found, indent=1))
-    else:
-        for name, value in flatten(found):
-            print(f"{name:34} {value:.4g}" if isinstance(value, float) else f"{name:34} {value}")
+        return 0
+    print(format_table(found))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_job(main)

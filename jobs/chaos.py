@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -11,9 +12,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the submitted co
 
 from pydantic import Field
 
-from rcdist.cli import parse_cli, run_job
 from rcdist.config import Section
+from rcdist.config.cli import parse_cli
 from rcdist.errors import EXIT_DONE, EXIT_UNEXPECTED, ConfigError
+from rcdist.exits import run_job
 
 
 class ChaosArguments(Section):
@@ -35,30 +37,34 @@ def main(argv: list[str]) -> int:
     """Run the faults and print a table; 0 when every run ended as it should, else 1."""
     arguments = parse_cli(ChaosArguments, argv, prog="jobs/chaos.py")
     from rcdist.chaos.faults import FAULTS
-    from rcdist.chaos.suite import Suite, format_table, local_cluster, run_suite
+    from rcdist.chaos.runner import Runner, format_table, list_faults, local_cluster, run_faults
 
     if arguments.faults == "list":
-        for name, fault in FAULTS.items():
-            print(f"{name:16}{fault.what}: {fault.end}")
+        print(list_faults())
         return EXIT_DONE
     names = list(FAULTS) if arguments.faults == "all" else arguments.faults.split(",")
     names = list(dict.fromkeys(names))
     unknown = [name for name in names if name not in FAULTS]
     if unknown:
         raise ConfigError("faults", unknown[0], f"not one of {', '.join(FAULTS)}", "--faults=list explains them")
-    storage = Path(arguments.storage_path or tempfile.mkdtemp(prefix="rcdist-chaos-")).expanduser().resolve()
-    print(f"runs are below {storage}", flush=True)
     with contextlib.ExitStack() as stack:
+        # Kept when a run did not end as it should, to be looked at.
+        folder = arguments.storage_path or tempfile.mkdtemp(prefix="rcdist-chaos-")
+        storage = Path(folder).expanduser().resolve()
+        print(f"runs are below {storage}", flush=True)
         address = arguments.address or os.environ.get("RAY_ADDRESS")
         if address:
             os.environ["RAY_ADDRESS"] = address  # for the jobs
         cluster = None if address else stack.enter_context(local_cluster())
-        suite = Suite(storage, arguments.settings.split(), cluster, is_local=not address)
-        verdicts = run_suite(suite, names, arguments.repeats, lambda line: print(line, flush=True))
-        empty_s = suite.time_empty_restart()
+        script = Path(__file__).with_name("pretrain.py")
+        runner = Runner(script, storage, arguments.settings.split(), cluster, is_local=not address)
+        verdicts = run_faults(runner, names, arguments.repeats, lambda line: print(line, flush=True))
     print(format_table(verdicts))
-    print(f"Ray alone takes {empty_s:.1f} s from the kill of a worker to the start of two that do nothing.")
-    return EXIT_UNEXPECTED if any(verdict.failures for verdict in verdicts) else EXIT_DONE
+    if any(verdict.failures for verdict in verdicts):
+        return EXIT_UNEXPECTED
+    if arguments.storage_path is None:
+        shutil.rmtree(storage)
+    return EXIT_DONE
 
 
 if __name__ == "__main__":

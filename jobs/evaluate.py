@@ -5,8 +5,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the submitted code, not an installed one
 
-from rcdist.cli import parse_cli, run_job
 from rcdist.config import DEFAULT_CORPUS, Section
+from rcdist.config.cli import parse_cli
+from rcdist.exits import run_job
 
 
 class EvaluateArguments(Section):
@@ -27,15 +28,15 @@ def main(argv: list[str]) -> int:
     arguments = parse_cli(EvaluateArguments, argv, prog="jobs/evaluate.py")
     import torch
 
-    from rcdist.inference.evaluate import evaluate_text
+    from rcdist.cluster import ray_session
     from rcdist.inference.load import load_model
-    from rcdist.workers import ray_session
+    from rcdist.inference.score import score_text
 
     loaded = load_model(Path(arguments.checkpoint).expanduser(), torch.device("cpu"))
     print(f"{loaded.config.name} at step {loaded.manifest.step}, plan {loaded.config.reservoir.plan}")
     for entry in arguments.text:
         with ray_session(loaded.config):
-            result = evaluate_text(loaded, [entry], text_column=arguments.text_column, max_tokens=arguments.max_tokens)
+            result = score_text(loaded, [entry], text_column=arguments.text_column, max_tokens=arguments.max_tokens)
         print(
             f"{entry}: {result['eval/bits_per_byte']:.4f} bits/byte, {result['eval/loss_nats']:.4f} nats/token, "
             f"perplexity {result['eval/perplexity']:.2f}, {int(result['tokens'])} tokens"

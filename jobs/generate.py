@@ -8,8 +8,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the submitted co
 
 from pydantic import Field
 
-from rcdist.cli import parse_cli, run_job
 from rcdist.config import Section
+from rcdist.config.cli import parse_cli
+from rcdist.exits import run_job
 
 
 class GenerateArguments(Section):

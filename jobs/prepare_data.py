@@ -5,15 +5,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the submitted code, not an installed one
 
-from rcdist.cli import read_config, run_job
+from rcdist.config.cli import read_config
+from rcdist.exits import run_job
+
+PRESETS = Path(__file__).with_name("configs")
 
 
 def main(argv: list[str]) -> int:
     """Prepare the data and print what there is."""
-    config = read_config(argv, "jobs/prepare_data.py", "Tokenise corpora into memory-mapped shards.")
+    config = read_config(argv, "jobs/prepare_data.py", "Tokenise corpora into memory-mapped shards.", PRESETS)
+    from rcdist.cluster import ray_session
     from rcdist.data.prepare import prepare_corpora
     from rcdist.preflight import check_config
-    from rcdist.workers import ray_session
 
     check_config(config)
     with ray_session(config):

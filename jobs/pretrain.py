@@ -5,12 +5,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the submitted code, not an installed one
 
-from rcdist.cli import read_config, run_job
+from rcdist.config.cli import read_config
+from rcdist.exits import run_job
+
+PRESETS = Path(__file__).with_name("configs")
 
 
 def main(argv: list[str]) -> int:
     """Train, evaluate and record one run."""
-    config = read_config(argv, "jobs/pretrain.py", "Pre-train a reservoir MatMul-free language model.")
+    config = read_config(argv, "jobs/pretrain.py", "Pre-train a reservoir MatMul-free language model.", PRESETS)
     from rcdist.launch import launch  # after the settings are known to be right: it imports torch and Ray
 
     return launch(config)

@@ -1,100 +1,124 @@
-"""The record of a run: metrics.jsonl first, completed from the checkpoint, and MLflow brought up to it."""
+"""The record of a run: metrics.jsonl first, MLflow brought up to it, run.json saying how far that got."""
 
 import json
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rcdist.checkpoint.find import Found
 from rcdist.config import JobConfig
-from rcdist.data.prepare import PreparedData
-from rcdist.data.shards import TokenCorpus
-from rcdist.data.sources import read_documents, resolve_source
-from rcdist.data.tokenizer import load_tokenizer
-from rcdist.data.yardsticks import measure_yardsticks
-from rcdist.model.cost import ParameterCounts
-from rcdist.tracking.jsonl import MetricsLog
+from rcdist.tracking.jsonl import LogRecord, MetricsLog
 from rcdist.tracking.mlflow import start_or_continue
-from rcdist.tracking.prices import PriceRow
-from rcdist.tracking.progress import Summary, format_summary
-from rcdist.tracking.provenance import redact
 from rcdist.tracking.tracker import RunStatus, Tracker, reconcile
-from rcdist.train.checkpoint import Manifest, find_checkpoints
+from rcdist.train.events import EVENTS
+
+logger = logging.getLogger("rcdist")
 
 _RUN_FILE = "run.json"
+_SUMMARY = "summary.txt"
+
+OnRecord = Callable[[LogRecord], None]
+"""Called with each new record of a run, on the driver, in the order of the steps."""
 
 
-def read_record_state(run_dir: Path) -> dict[str, Any]:
-    """Return what `write_record_state` wrote last; empty for a new run."""
+def is_complete(run_dir: Path) -> bool:
+    """Say whether MLflow has everything that metrics.jsonl has of a finished run, and that it is finished."""
+    return bool(_read_state(run_dir).get("is_complete"))
+
+
+class RunRecord:
+    """Keep what a run says of itself: open it when the run starts, poll it while it trains, close it however it ends.
+
+    Args:
+        config: the run.
+        resume: the checkpoint that it continues from.
+        facts: what describes the run besides its settings, nested; it becomes parameters in MLflow.
+        on_record: called with each new record.
+        connect: gives the tracker; for tests.
+
+    Raises:
+        ConfigError: the tracking server does not answer or refuses.
+    """
+
+    def __init__(
+        self,
+        config: JobConfig,
+        resume: Found | None,
+        facts: Mapping[str, Any],
+        on_record: OnRecord | None = None,
+        connect: Callable[..., Tracker] = start_or_continue,
+    ) -> None:
+        self._config, self._run_dir, self._on_record = config, config.run_dir, on_record
+        self.log = MetricsLog(self._run_dir)
+        is_own = resume is not None and resume.folder.parent == self._run_dir
+        # What lies after the checkpoint was lost; what was on its way when something was killed is in the checkpoint.
+        self.log.truncate_after(resume.manifest.step if resume and is_own else 0)
+        if resume and is_own:
+            self.log.complete(resume.manifest.state.records)
+        self.tracker = connect(
+            config.tracking_uri,
+            config.tracking.experiment,
+            config.name,
+            _read_state(self._run_dir).get("mlflow_run_id"),
+            config=config.model_dump(mode="json"),
+            facts=facts,
+            tags={"plan": config.reservoir.plan},
+            timeout_s=config.tracking.timeout_s,
+        )
+        self._write_state(is_complete=False)
+        reconcile(self.log.read_new(), self.tracker)
+
+    def poll(self) -> None:
+        """Pass on the records that have come since the last call."""
+        for record in self.log.read_new():
+            self.tracker.log(record.step, record.metrics, record.timestamp_ms)
+            if self._on_record is not None:
+                self._on_record(record)
+
+    def amend_last(self, metrics: Mapping[str, float]) -> None:
+        """Add metrics to the last record."""
+        last = self.log.read()[-1]
+        self.log.append(last.step, last.timestamp_ms, {**last.metrics, **metrics})
+        reconcile(self.log.read(), self.tracker)
+
+    def close(self, status: RunStatus, summary: str | None = None) -> None:
+        """Give MLflow the rest, artifacts and status; a full disk costs files, never the status.
+
+        Args:
+            status: how the run ended.
+            summary: table for people, kept as summary.txt.
+        """
+        files = [self._run_dir / EVENTS]
+        if summary is not None:
+            files.append(self._run_dir / _SUMMARY)
+            self._try(lambda: files[-1].write_text(summary + "\n"))
+        for file in files:
+            if file.exists():
+                self.tracker.log_artifact(file)
+        is_stored = self.tracker.finish(status, timeout_s=3 * self._config.tracking.timeout_s)
+        self._try(lambda: self._write_state(is_complete=is_stored and status == "FINISHED"))
+
+    def _write_state(self, *, is_complete: bool) -> None:
+        state = {"mlflow_run_id": self.tracker.run_id, "is_complete": is_complete}
+        (self._run_dir / _RUN_FILE).write_text(json.dumps(state))
+
+    def _try(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except OSError as error:
+            logger.warning("a file of the run cannot be written: %s", error)
+
+
+def newest_metrics(log: MetricsLog) -> dict[str, float]:
+    """Return the newest value of each metric."""
+    newest: dict[str, float] = {}
+    for record in log.read():
+        newest.update(record.metrics)
+    return newest
+
+
+def _read_state(run_dir: Path) -> dict[str, Any]:
     path = run_dir / _RUN_FILE
     state: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return state
-
-
-def write_record_state(run_dir: Path, run_id: str, *, is_complete: bool) -> None:
-    """Remember the MLflow run, and whether MLflow has everything that metrics.jsonl has and the true status."""
-    (run_dir / _RUN_FILE).write_text(json.dumps({"mlflow_run_id": run_id, "is_complete": is_complete}))
-
-
-def complete_record(config: JobConfig, manifest: Manifest) -> None:
-    """Give MLflow what it missed of a run that has all its steps: it was away, or the driver was killed at the end."""
-    state = read_record_state(config.run_dir)
-    if state.get("is_complete"):
-        return
-    log = MetricsLog(config.run_dir)
-    log.complete(manifest.records)
-    tracker = start_or_continue(
-        config.tracking_uri,
-        config.tracking.experiment,
-        config.name,
-        state.get("mlflow_run_id"),
-        config=config.model_dump(mode="json"),
-        facts={},
-        tags={"plan": config.reservoir.plan},
-        timeout_s=config.tracking.timeout_s,
-    )
-    reconcile(log.read(), tracker)
-    is_stored = tracker.finish("FINISHED", timeout_s=3 * config.tracking.timeout_s)
-    write_record_state(config.run_dir, tracker.run_id, is_complete=is_stored)
-
-
-def append_yardsticks(config: JobConfig, data: PreparedData, log: MetricsLog) -> None:
-    """Measure the yardsticks and write them into the last record, beside the final evaluation."""
-    last = log.read()[-1]
-    source = resolve_source(config.data.validation, config.data, is_train=False)
-    vocab_size = load_tokenizer(Path(data.tokenizer_dir)).vocab_size
-    yardsticks = measure_yardsticks(
-        TokenCorpus(data.train.path), TokenCorpus(data.validation.path), read_documents(source), vocab_size
-    )
-    log.append(last.step, last.timestamp_ms, {**last.metrics, **yardsticks})
-
-
-def summarise(
-    config: JobConfig,
-    status: RunStatus,
-    counts: ParameterCounts,
-    price: PriceRow,
-    tracker: Tracker,
-    log: MetricsLog,
-    wall_s: float,
-) -> str:
-    """Draw the table of a run that has ended, from the newest value of each metric."""
-    records = log.read()
-    newest: dict[str, float] = {}
-    for record in records:
-        newest.update(record.metrics)
-    checkpoints = find_checkpoints(config.run_dir)
-    return format_summary(
-        Summary(
-            run=config.name,
-            status=status,
-            plan=config.reservoir.plan,
-            **vars(counts),
-            step=records[-1].step if records else 0,
-            num_steps=config.train.steps,
-            wall_s=wall_s,
-            checkpoint=str(checkpoints[0]) if checkpoints else None,
-            price=f"{price.usd_per_device_hour:g} USD per device hour ({price.name}, {price.market})",
-            tracking_uri=redact(config.tracking_uri),
-            run_id=tracker.run_id,
-            metrics=newest,
-        )
-    )

@@ -5,7 +5,6 @@ import pickle
 import pytest
 
 from rcdist import errors
-from rcdist.cli import find_cause
 from rcdist.errors import ConfigError, RcdistError
 
 CLASSES = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, RcdistError)]
@@ -38,11 +37,3 @@ def test_exit_codes_are_the_documented_ones() -> None:
         "EXIT_RETRIES": 6,
         "EXIT_STOPPED": 143,
     }
-
-
-def test_the_cause_is_found_inside_what_ray_train_raises() -> None:
-    from ray.train import WorkerGroupError
-
-    inner = ConfigError("a", 1, "wrong", "Mend it")
-    assert find_cause(WorkerGroupError("worker failed", {1: inner})) is inner
-    assert find_cause(ValueError("other")) is None

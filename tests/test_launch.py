@@ -1,64 +1,213 @@
-"""The driver's wait for a run: what it raises, how it polls, and how a signal becomes a polite stop."""
+"""A run from settings to result: with real data, record and MLflow; with Ray Train itself where it is slow."""
 
-import threading
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
+import ray.train
+from mlflow import MlflowClient
 
-from rcdist.launch import follow
+from rcdist import launch as module
+from rcdist import trainer
+from rcdist.checkpoint.manifest import CONFIG
+from rcdist.cluster import Workers, planned_workers
+from rcdist.config import JobConfig
+from rcdist.errors import EXIT_DONE, BudgetError, CheckpointError, ConfigError, DivergedError, RcdistError
+from rcdist.launch import RunResult, launch, run
+from rcdist.tracking.jsonl import LogRecord, MetricsLog
+from rcdist.tracking.ledger import Ledger
+from rcdist.train.control import write_stop
+from rcdist.train.meter import LedgerFile
+from rcdist.train.payload import Payload
+from tests.checkpoint.test_manifest import make_checkpoint
+from tests.jobs.run import small_config
+
+Fit = Callable[[Payload], None]
 
 
-def test_polls_until_the_end_and_once_more() -> None:
-    ended, polls = threading.Event(), []
-
-    def poll() -> None:
-        polls.append(ended.is_set())
-        if len(polls) == 2:
-            ended.set()
-
-    follow(lambda: ended.wait(10) or None, poll)
-    assert polls[:2] == [False, False] and polls[-1] is True
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a storage whose text is some kilobytes, and whose MLflow schema is made once."""
+    folder = tmp_path_factory.mktemp("storage")
+    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 200)
+    return folder
 
 
-def test_raises_what_the_work_raised_after_a_last_poll() -> None:
-    polls: list[int] = []
+@pytest.fixture
+def config(storage: Path, request: pytest.FixtureRequest) -> JobConfig:
+    name = request.node.name.replace("[", "-").replace("]", "").replace(" ", "-")[:80]
+    return JobConfig(
+        name=name,
+        storage_path=str(storage),
+        model={"num_layers": 2, "width": 32, "glu_width": 48, "vocab_size": 300},
+        reservoir={"source": "regenerate", "plan": "c@a+r@b"},
+        tokenizer={"kind": "bytes"},
+        data={"train": [f"{storage}/text.txt"], "validation": [f"{storage}/text.txt"], "seq_len": 64},
+        train={"steps": 3, "global_batch_tokens": 64},
+    )
 
-    def work() -> None:
-        raise ZeroDivisionError
 
+@pytest.fixture
+def fit(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fit], None]:
+    """Let a function stand for Ray Train, and no Ray be started."""
+    monkeypatch.setattr(module, "ray_session", lambda config: contextlib.nullcontext())
+    monkeypatch.setattr(module, "resolve_workers", planned_workers)
+
+    def use(function: Fit) -> None:
+        def fit(payload: Payload, workers: Workers, callbacks: Sequence[Any]) -> None:
+            function(payload)
+
+        monkeypatch.setattr(trainer, "fit", fit)
+
+    return use
+
+
+def train(payload: Payload, last: int = 3) -> None:
+    """Leave what workers and controller leave of a run."""
+    for step in range(1, last + 1):
+        metrics = {"train/loss_nats": 4.0 / step, "train/tokens": 64.0 * step}
+        MetricsLog(payload.config.run_dir).append(step, step, metrics)
+    LedgerFile(payload.config.run_dir, 1.0).write(Ledger(usd=0.5, device_s=7.0), now=True)
+    folder = make_checkpoint(payload.config.run_dir, last)
+    (folder / CONFIG).write_text(payload.config.model_dump_json())
+
+
+def status_in_mlflow(config: JobConfig, result: RunResult) -> str:
+    status: str = MlflowClient(config.tracking_uri).get_run(str(result.mlflow_run_id)).info.status
+    return status
+
+
+def test_the_result_of_a_finished_run(
+    config: JobConfig, fit: Callable[[Fit], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(train)
+    seen: list[LogRecord] = []
+    before = dict(os.environ)
+    result = run(config, on_record=seen.append)
+    assert capsys.readouterr() == ("", "")
+    assert os.environ == before
+    assert (result.status, result.step, result.error) == ("FINISHED", 3, None)
+    assert result.metrics["train/tokens"] == 192.0 and result.metrics["yardstick/gzip_bits_per_byte"] > 0
+    assert result.checkpoint == config.run_dir / "step-00000003"
+    assert result.ledger == Ledger(usd=0.5, device_s=7.0)
+    assert [record.step for record in seen] == [1, 2, 3]
+    assert status_in_mlflow(config, result) == "FINISHED"
+    params = MlflowClient(config.tracking_uri).get_run(str(result.mlflow_run_id)).data.params
+    assert 0.9 < float(params["reservoir_spectral_radius.r:b"]) < 1.1  # MLflow takes no @
+    assert "(FINISHED)" in (config.run_dir / "summary.txt").read_text()
+
+
+def stop(error: RcdistError) -> Fit:
+    """Return a run that ends by an error after step 2, as a worker tells it."""
+
+    def function(payload: Payload) -> None:
+        train(payload, 2)
+        write_stop(payload.config.run_dir, error, rank=0)
+
+    return function
+
+
+def fail(error: Exception) -> Fit:
+    """Return a run that ends by what Ray Train raises."""
+
+    def function(payload: Payload) -> None:
+        train(payload, 2)
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("function", "status", "kind"),
+    [
+        (stop(BudgetError("cost.budget_usd", 1.0, "used up", "Raise it")), "KILLED", BudgetError),
+        (stop(DivergedError("train.on_nonfinite", "stop", "NaN", "Lower it")), "FAILED", DivergedError),
+        (fail(CheckpointError("storage_path", "x", "full", "Make room")), "FAILED", CheckpointError),
+    ],
+    ids=["budget", "diverged", "full"],
+)
+def test_a_run_that_ends_by_an_error_of_ours_has_a_result_too(
+    config: JobConfig, fit: Callable[[Fit], None], function: Fit, status: str, kind: type[RcdistError]
+) -> None:
+    fit(function)
+    result = run(config)
+    assert (result.status, result.step, type(result.error)) == (status, 2, kind)
+    assert result.metrics["train/loss_nats"] == 2.0 and result.checkpoint is not None
+    assert status_in_mlflow(config, result) == status
+    shutil.rmtree(result.checkpoint)  # not a real one: it is not to be continued from
+    with pytest.raises(kind):
+        launch(config)
+
+
+def test_what_nobody_expected_is_raised_and_mlflow_says_failed(config: JobConfig, fit: Callable[[Fit], None]) -> None:
+    fit(fail(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
-        follow(work, lambda: polls.append(1))
-    assert polls
+        run(config)
+    client = MlflowClient(config.tracking_uri)
+    experiment = client.get_experiment_by_name(config.tracking.experiment)
+    (found,) = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{config.name}'")
+    assert found.info.status == "FAILED"
 
 
-@pytest.mark.parametrize("grace_s", [10.0, 0.0])
-def test_a_signal_asks_for_the_end_and_waits_for_it_within_the_grace(grace_s: float) -> None:
-    asked, went = threading.Event(), threading.Event()
-    polls: list[int] = []
-
-    def work() -> None:
-        if asked.wait(30):
-            went.set()
-
-    def poll() -> None:
-        polls.append(1)
-        if len(polls) == 1:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        follow(work, poll, ask_to_stop=asked.set, grace_s=grace_s)
-    assert asked.is_set() == went.is_set() == (grace_s > 0)
-    asked.set()
+def test_a_run_that_has_all_its_steps_is_not_started_again(
+    config: JobConfig, fit: Callable[[Fit], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(train)
+    first = run(config)
+    fit(fail(AssertionError("it is started")))
+    again = run(config)
+    assert (again.status, again.step, again.metrics, again.ledger) == ("FINISHED", 3, first.metrics, first.ledger)
+    assert launch(config) == EXIT_DONE
+    assert "has all 3 steps in" in capsys.readouterr().out
 
 
-def test_a_work_that_does_not_end_is_left_when_the_grace_is_over() -> None:
-    release, polls = threading.Event(), []
+def test_launch_prints_what_goes_on_and_leaves_logging_as_it_was(
+    config: JobConfig, fit: Callable[[Fit], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(train)
+    handlers = list(module.logger.handlers)
+    assert launch(config) == EXIT_DONE
+    out = capsys.readouterr().out
+    assert module.logger.handlers == handlers and module.logger.propagate
+    for text in ("parameters: ", "memory per worker: ", "measured spectral radius: r@b ", "step 3/3", "(FINISHED)"):
+        assert text in out
 
-    def poll() -> None:
-        polls.append(1)
-        if len(polls) == 1:
-            raise SystemExit(143)
 
-    with pytest.raises(SystemExit):
-        follow(lambda: release.wait(30) or None, poll, grace_s=0.3)
-    assert len(polls) >= 3  # the run's last records are still taken
-    release.set()
+def test_nothing_is_written_for_settings_that_cannot_work(config: JobConfig) -> None:
+    config = config.model_copy(update={"deepspeed": {"train_batch_size": 1}})
+    with pytest.raises(ConfigError, match="train_batch_size"):
+        run(config)
+    assert not config.run_dir.exists()
+
+
+class Callback(ray.train.UserCallback):
+    """Write down what Ray's controller was told, as a TuneReportCallback would report it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        with self.path.open("a") as file:
+            file.write(f"{metrics[0]['step']}\n")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cpu")
+def test_a_real_run_with_a_callback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = small_config(tmp_path, "--train.steps=4", "--evaluate.yardsticks=false")
+    before, seen = dict(os.environ), []
+    result = run(config, callbacks=[Callback(tmp_path / "told")], on_record=lambda record: seen.append(record.step))
+    assert os.environ == before and ray.is_initialized()
+    sys.stdout.flush()
+    lines = capsys.readouterr().out.splitlines()
+    assert not [line for line in lines if line.strip() and "pid=" not in line], lines  # workers' lines are Ray's
+    assert (result.status, result.step) == ("FINISHED", 4)
+    assert (tmp_path / "told").read_text().split() == ["1", "2", "3", "4"] and seen == [1, 2, 3, 4]
+    assert result.ledger.tokens == 4 * config.train.global_batch_tokens
+    assert result.ledger.device_s >= result.metrics["cost/device_s"] > 0
+    assert result.checkpoint == config.run_dir / "step-00000004"

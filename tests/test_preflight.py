@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from rcdist.checkpoint.files import write_rank
+from rcdist.checkpoint.find import checkpoint_name
+from rcdist.checkpoint.manifest import CONFIG, MANIFEST, Manifest, write_manifest
+from rcdist.checkpoint.state import LoopState
 from rcdist.config import JobConfig
 from rcdist.data.prepare import PreparedData
 from rcdist.data.shards import CorpusInfo
 from rcdist.errors import BudgetError, CheckpointError, ConfigError
 from rcdist.preflight import check_config, check_data, find_resume
-from rcdist.train.checkpoint import CONFIG, MANIFEST, Manifest, checkpoint_name, write_manifest
-from rcdist.train.writer import write_rank
+from rcdist.tracking.ledger import Ledger
 
 
 def job(storage: Path, name: str = "run", **settings: dict) -> JobConfig:
@@ -27,22 +30,17 @@ def save(config: JobConfig, step: int) -> Path:
     folder, tensors = config.run_dir / checkpoint_name(step), io.BytesIO()
     torch.save({"weight": torch.zeros(step)}, tensors)
     write_rank(folder, 0, {CONFIG: config.model_dump_json().encode(), "zero/rank0.pt": tensors.getvalue()})
-    write_manifest(
-        folder,
-        Manifest(
-            step=step,
-            world_size=1,
-            zero_stage=2,
-            cursor=step,
-            skipped_steps=0,
-            ledger={"usd": 1.0, "device_s": 60.0},
-            eval_loss_nats=None,
-            mlflow_run_id=None,
-            reservoir={"digest": "d" * 64},
-            tokenizer_digest="t",
-            data_digest="c",
-        ),
+    manifest = Manifest(
+        state=LoopState(step=step, cursor=step),
+        world_size=1,
+        zero_stage=2,
+        ledger=Ledger(usd=1.0, device_s=60.0),
+        mlflow_run_id=None,
+        reservoir={"digest": "d" * 64},
+        tokenizer_digest="t",
+        data_digest="c",
     )
+    write_manifest(folder, manifest)
     return folder
 
 
@@ -51,14 +49,14 @@ def test_a_new_name_is_a_new_run(tmp_path: Path) -> None:
 
 
 def test_the_newest_checkpoint_is_taken_and_a_damaged_one_named_and_skipped(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = job(tmp_path)
     save(config, 10)
     (save(config, 20) / "zero" / "rank0.pt").write_bytes(b"?")
     found = find_resume(config)
     assert found is not None and (found.folder.name, found.manifest.step) == (checkpoint_name(10), 10)
-    assert "skipped: " in (errors := capsys.readouterr().err) and "rank0.pt" in errors
+    assert caplog.text.count("skipped: ") == len(found.damaged) == 1 and "rank0.pt" in caplog.text
 
 
 @pytest.mark.parametrize(

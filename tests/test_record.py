@@ -1,65 +1,138 @@
-"""The record of a run that ended: MLflow is given what it missed, and the table shows the newest values."""
+"""The record of a run: opened, polled and closed; MLflow is given what it missed, and a full disk hides nothing."""
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
 from mlflow import MlflowClient
 
+from rcdist.checkpoint.find import Found, find_newest_valid
+from rcdist.checkpoint.manifest import MANIFEST
 from rcdist.config import JobConfig
-from rcdist.model.cost import count_parameters
-from rcdist.record import complete_record, read_record_state, summarise, write_record_state
-from rcdist.tracking.jsonl import MetricsLog
+from rcdist.record import RunRecord, is_complete, newest_metrics
+from rcdist.tracking.jsonl import LogRecord, MetricsLog
 from rcdist.tracking.mlflow import check_server, start_or_continue
-from rcdist.tracking.prices import resolve_price
-from rcdist.tracking.tracker import MemoryTracker
-from rcdist.train.checkpoint import read_manifest
-from tests.train.test_checkpoint import make_checkpoint
+from rcdist.tracking.tracker import MemoryTracker, RunStatus
+from rcdist.train.events import EVENTS
+from tests.checkpoint.test_manifest import make_checkpoint
 
 CONFIG = JobConfig(model={"num_layers": 2, "width": 32, "glu_width": 48})
 
 
-def test_a_new_run_has_no_state_and_what_is_written_comes_back(tmp_path: Path) -> None:
-    assert read_record_state(tmp_path) == {}
-    write_record_state(tmp_path, "abc", is_complete=False)
-    assert read_record_state(tmp_path) == {"mlflow_run_id": "abc", "is_complete": False}
-
-
-def test_a_record_that_mlflow_does_not_have_whole_is_completed_once(tmp_path: Path) -> None:
+@pytest.fixture
+def config(tmp_path: Path) -> JobConfig:
     config = CONFIG.model_copy(update={"storage_path": str(tmp_path)})
+    config.run_dir.mkdir(parents=True)
+    return config
+
+
+def write(config: JobConfig, *steps: int) -> None:
+    """Append records as Ray's controller does."""
+    log = MetricsLog(config.run_dir)
+    for step in steps:
+        log.append(step, step, {"train/loss_nats": 4.0 / step})
+
+
+def save(config: JobConfig, step: int, *records: int) -> Found:
+    """Leave a checkpoint that carries the records of some steps."""
+    path = make_checkpoint(config.run_dir, step) / MANIFEST
+    data = json.loads(path.read_text())
+    data["state"]["records"] = [{"step": s, "timestamp_ms": s, "train/loss_nats": 4.0 / s} for s in records]
+    path.write_text(json.dumps(data))
+    found = find_newest_valid(config.run_dir)
+    assert found is not None
+    return found
+
+
+def opened(config: JobConfig, resume: Found | None = None, **more: Any) -> tuple[RunRecord, MemoryTracker, dict]:
+    """Open a record with a tracker in memory; return both, and what the tracker was asked for."""
+    tracker, asked = MemoryTracker("run-7"), {}
+
+    def connect(*arguments: Any, **options: Any) -> MemoryTracker:
+        asked.update(options, run_id=arguments[3])
+        return tracker
+
+    return RunRecord(config, resume, {"fact": 1}, connect=connect, **more), tracker, asked
+
+
+def test_a_new_run_passes_every_record_on_once_and_in_order(config: JobConfig) -> None:
+    seen: list[LogRecord] = []
+    record, tracker, asked = opened(config, on_record=seen.append)
+    assert asked["run_id"] is None and asked["facts"] == {"fact": 1} and not is_complete(config.run_dir)
+    write(config, 1, 2)
+    record.poll()
+    write(config, 3)
+    record.poll()
+    record.poll()
+    assert [r.step for r in seen] == [row.step for row in tracker.rows] == [1, 2, 3]
+    record.close("FINISHED", "the table")
+    assert tracker.status == "FINISHED" and is_complete(config.run_dir)
+    assert tracker.artifacts == {"summary.txt": b"the table\n"}
+
+
+def test_a_continued_run_drops_what_was_lost_and_gets_what_was_on_its_way(config: JobConfig) -> None:
+    write(config, 1, 2, 5)
+    seen: list[LogRecord] = []
+    _, tracker, asked = opened(config, save(config, 4, 2, 3, 4), on_record=seen.append)
+    assert [r.step for r in MetricsLog(config.run_dir).read()] == [row.step for row in tracker.rows] == [1, 2, 3, 4]
+    assert seen == []  # they were shown before
+    opened(config)
+    assert asked["run_id"] is None
+    assert opened(config)[2]["run_id"] == "run-7"
+
+
+@pytest.mark.parametrize("status", ["KILLED", "FAILED"])
+def test_a_run_that_is_stopped_at_its_last_step_is_not_complete(config: JobConfig, status: RunStatus) -> None:
+    opened(config)[0].close(status, "the table")
+    assert not is_complete(config.run_dir)  # the next start, which finds all steps done, says so to MLflow
+
+
+def test_a_run_that_starts_from_another_has_an_empty_record(config: JobConfig, tmp_path: Path) -> None:
+    other = config.model_copy(update={"name": "parent"})
+    _, tracker, _ = opened(config, save(other, 4, 3, 4))
+    assert tracker.rows == [] and MetricsLog(config.run_dir).read() == []
+
+
+def test_metrics_can_be_added_to_the_last_record(config: JobConfig) -> None:
+    record, tracker, _ = opened(config)
+    write(config, 1, 2)
+    record.poll()
+    record.amend_last({"yardstick/gzip_bits_per_byte": 2.5})
+    assert MetricsLog(config.run_dir).read()[-1].metrics == {
+        "train/loss_nats": 2.0,
+        "yardstick/gzip_bits_per_byte": 2.5,
+    }
+    assert [(row.step, row.name) for row in tracker.rows][-1] == (2, "yardstick/gzip_bits_per_byte")
+    assert newest_metrics(record.log)["train/loss_nats"] == 2.0
+
+
+def test_a_full_disk_at_the_end_costs_files_and_not_the_status(
+    config: JobConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    record, tracker, _ = opened(config)
+    (config.run_dir / EVENTS).write_text("{}\n")
+
+    def write_text(path: Path, *_: object) -> int:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    record.close("FAILED", "the table")
+    assert tracker.status == "FAILED" and set(tracker.artifacts) == {EVENTS}
+    assert caplog.text.count("No space left on device") == 2
+
+
+def test_a_record_that_mlflow_does_not_have_whole_is_completed(config: JobConfig) -> None:
     check_server(config.tracking_uri, config.tracking.experiment, 10.0)
-    manifest = read_manifest(make_checkpoint(config.run_dir, 3))
-    # The log was cut off after step 1; the checkpoint has step 2 and 3.
-    log = MetricsLog(config.run_dir)
-    log.append(1, 1, {"train/loss_nats": 4.0})
-    manifest.records = [{"step": s, "timestamp_ms": s, "train/loss_nats": 4.0 / s} for s in (2, 3)]
-    tracker = start_or_continue(
-        config.tracking_uri, "rcdist", config.name, None, config={}, facts={}, tags={}, timeout_s=10.0
-    )
-    tracker.log(1, {"train/loss_nats": 4.0}, 1)
-    assert tracker.flush(30.0)
-    write_record_state(config.run_dir, tracker.run_id, is_complete=False)
-    complete_record(config, manifest)
+    write(config, 1)
+    first = RunRecord(config, None, {})
+    assert first.tracker.flush(30.0)
+    write(config, 1)
+    # The driver was killed; the checkpoint has steps 2 and 3, and MLflow neither them nor the end.
+    again = RunRecord(config, save(config, 3, 2, 3), {}, connect=start_or_continue)
+    again.close("FINISHED")
     client = MlflowClient(config.tracking_uri)
-    assert client.get_run(tracker.run_id).info.status == "FINISHED"
-    points = client.get_metric_history(tracker.run_id, "train/loss_nats")
+    assert client.get_run(first.tracker.run_id).info.status == "FINISHED"
+    points = client.get_metric_history(first.tracker.run_id, "train/loss_nats")
     assert [(p.step, p.value) for p in points] == [(1, 4.0), (2, 2.0), (3, 4.0 / 3)]
-    assert read_record_state(config.run_dir)["is_complete"] is True
-    manifest.records.append({"step": 4, "timestamp_ms": 4, "train/loss_nats": 1.0})
-    complete_record(config, manifest)  # nothing is asked of MLflow again
-    assert len(client.get_metric_history(tracker.run_id, "train/loss_nats")) == 3
-
-
-def test_the_table_shows_the_newest_value_of_each_metric_and_the_newest_checkpoint(tmp_path: Path) -> None:
-    config = CONFIG.model_copy(update={"storage_path": str(tmp_path)})
-    log = MetricsLog(config.run_dir)
-    log.append(10, 1, {"train/loss_mean_nats": 5.0, "eval/loss_nats": 6.5})
-    log.append(20, 2, {"train/loss_mean_nats": 4.0})
-    make_checkpoint(config.run_dir, 10)
-    newest = make_checkpoint(config.run_dir, 20)
-    price, counts = resolve_price(config.cost, None, 1.0), count_parameters(config.model, config.reservoir)
-    text = summarise(config, "KILLED", counts, price, MemoryTracker("run-7"), log, 61.0)
-    rows = {line[:23].strip(): line[23:].strip() for line in text.splitlines()}
-    assert rows["run"] == "tiny (KILLED)" and rows["steps"] == "20 of 600" and rows["wall time"] == "1m01s"
-    assert rows["training loss"].startswith("4.0000") and rows["held-out loss"].startswith("6.5000")
-    assert rows["checkpoint"] == str(newest) and rows["MLflow run"] == "run-7"
-    assert json.dumps(counts.stored) == rows["parameters stored"].replace(",", "")
+    assert is_complete(config.run_dir)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rcdist import errors
 from tests.conftest import ROOT
 
 MAX_LINES = 300
@@ -60,16 +61,68 @@ def test_files_are_short() -> None:
     assert {path: n for path, n in lengths.items() if n > limit(path)} == {}
 
 
-def test_every_test_file_mirrors_a_source_file() -> None:
-    """tests/a/test_b.py tests rcdist/a/b.py or jobs/b.py; what belongs to no single file is listed here."""
-    free = {"test_repo", "test_bad_input"}
-    sources = {path.with_suffix("") for path in tracked("rcdist/*.py", "jobs/*.py")}
-    for path in tracked("tests/*test_*.py"):
-        stem = path.stem.removeprefix("test_")
-        inside = Path(*path.parts[1:-1])
-        # test_mlflow_server.py is a second file about mlflow.py.
-        near = {Path("rcdist") / inside / stem, inside / stem, Path("rcdist") / inside / stem.rpartition("_")[0]}
-        assert path.stem in free or near & sources, f"{path}: no {inside / stem}.py"
+FREE_TESTS = {"test_repo", "test_bad_input", "test_kernels"}
+"""Test files that belong to no single source file: of the repository, of all jobs, of a GPU."""
+
+TESTED_ELSEWHERE = {
+    "rcdist/benchmark/deepspeed_loop": "runs as processes of benchmark/test_overhead",
+    "rcdist/benchmark/kernels": "needs a GPU",
+    "rcdist/benchmark/operations": "jobs/test_benchmark",
+    "rcdist/benchmark/steps": "jobs/test_benchmark",
+    "rcdist/chaos/context": "chaos/test_faults",
+    "rcdist/chaos/damage": "chaos/test_faults",
+    "rcdist/chaos/job": "chaos/test_faults",
+    "rcdist/chaos/local_cluster": "the cluster of every test that has one",
+    "rcdist/chaos/mlflow_server": "tracking/test_mlflow_server",
+    "rcdist/chaos/runner": "chaos/test_faults",
+    "rcdist/checkpoint/state": "checkpoint/test_manifest",
+    "rcdist/checkpoint/weights": "inference and jobs/test_pretrain",
+    "rcdist/config/architecture": "model/test_specs",
+    "rcdist/config/data": "config/test_job",
+    "rcdist/config/model": "config/test_job",
+    "rcdist/config/section": "config/test_validation",
+    "rcdist/data/shards": "data/test_loader",
+    "rcdist/data/yardsticks": "data/test_prepare",
+    "rcdist/inference/generate": "jobs/test_pretrain",
+    "rcdist/inference/load": "jobs/test_pretrain",
+    "rcdist/inference/score": "jobs/test_pretrain",
+    "rcdist/ops/autograd": "ops/test_backend",
+    "rcdist/ops/gated": "ops/test_backend",
+    "rcdist/ops/weights": "ops/test_project",
+    "rcdist/ports": "every cluster of the tests",
+    "rcdist/tracking/samples": "chaos/test_verdict",
+    "rcdist/train/collectives": "train/test_broadcast",
+    "rcdist/train/evaluate": "jobs/test_pretrain",
+    "rcdist/train/events": "train/test_checkpointer",
+    "rcdist/train/loop": "jobs/test_pretrain",
+    "rcdist/train/payload": "train/test_checkpointer",
+    "jobs/chaos": "chaos/test_faults",
+    "jobs/evaluate": "jobs/test_pretrain",
+    "jobs/generate": "jobs/test_pretrain",
+}
+"""Source files without a test file of their own name, and what tests them."""
+
+TWINS = ("_cpu", "_triton", "_common")
+"""Ends of the names of an operation's fast forms: ops/test_backend and test_backend_triton test them all."""
+
+
+def stem_of_test(path: Path) -> set[Path]:
+    """Return what a test file may be about: test_mlflow_server.py is a second file about mlflow.py."""
+    stem, inside = path.stem.removeprefix("test_"), Path(*path.parts[1:-1])
+    near = {Path("rcdist") / inside / stem, inside / stem}
+    return near | ({Path("rcdist") / inside / stem.rpartition("_")[0]} if "_" in stem else set())
+
+
+def test_tests_mirror_sources_and_sources_tests() -> None:
+    """tests/a/test_b.py tests rcdist/a/b.py, the package rcdist/a/b or jobs/b.py, and there is one for each."""
+    files = tracked("rcdist/*.py", "jobs/*.py")
+    sources = {path.parent if path.stem == "__init__" else path.with_suffix("") for path in files}
+    tests = [path for path in tracked("tests/*test_*.py") if path.stem not in FREE_TESTS]
+    assert [str(path) for path in tests if not stem_of_test(path) & sources] == []
+    packages = {path.parent for path in files if path.stem == "__init__"}
+    tested = set().union(*map(stem_of_test, tests))
+    own = {path for path in sources - packages if not path.stem.endswith(TWINS) and path.parent not in tested}
+    assert {str(path) for path in own - tested} == set(TESTED_ELSEWHERE)
 
 
 def test_no_path_of_a_machine_is_written_down() -> None:
@@ -102,6 +155,21 @@ def test_readme_tree_is_what_git_has() -> None:
         for n in range(1, min(depth, len(path.parts)) + 1):
             expected.add("/".join(path.parts[:n]) + ("/" if n < len(path.parts) else ""))
     assert set(listed) == expected
+
+
+def test_every_exit_code_is_documented() -> None:
+    text = (ROOT / "rcdist" / "README.md").read_text()
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
+    assert documented == {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
+
+
+def test_links_and_paths_of_the_readmes_exist() -> None:
+    for readme in tracked("*README.md"):
+        text, folder = (ROOT / readme).read_text(), (ROOT / readme).parent
+        named = re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(r"`([\w./]+(?:\.py|\.md|\.yaml))`", text)
+        places = (folder, ROOT, ROOT / "rcdist")
+        missing = [name for name in named if not any((place / name).exists() for place in places)]
+        assert set(missing) <= {"config.yaml", "x.py", "x_cpu.py", "x_triton.py"}, f"{readme}: {missing}"
 
 
 def test_ci_runs_what_readme_says() -> None:

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from rcdist.benchmark.pairs import measure_pairs, ratio
-from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.config import Architecture, ModelConfig, ReservoirConfig
 from rcdist.model.reservoir import build_bank
 from rcdist.ops.norm import add_norm_quantise
 from rcdist.ops.project import Frozen, Projection, Trained, project
 from rcdist.ops.quantise import Quantised
 from rcdist.ops.scan import gated_scan
-
-TOPOLOGIES = ("dense", "block", "hadamard", "ring")
+from rcdist.ops.topology import TOPOLOGIES
 
 
 def measure_frozen(width: int, tokens: int, pairs: int, device: torch.device) -> dict[str, Any]:
@@ -38,7 +37,7 @@ def measure_frozen(width: int, tokens: int, pairs: int, device: torch.device) ->
     }
     for topology in TOPOLOGIES:
         config = ReservoirConfig(plan="c@a", topology=topology)
-        bank = build_bank(ModelConfig(num_layers=1, width=width), config).to(device)
+        bank = build_bank(Architecture(ModelConfig(num_layers=1, width=width), config)).to(device)
         gain = torch.ones(width, device=device, dtype=dtype).requires_grad_()
         arms[topology] = arm(Frozen(bank.linear_map("c@a"), bank.scale("c@a"), gain))
     seconds = measure_pairs(arms, pairs)

@@ -1,8 +1,7 @@
-"""Whole runs: jobs/pretrain.py over a bare DeepSpeed loop, and how long a step of it waits for its data."""
+"""Whole runs: the training job over a bare DeepSpeed loop, and how long a step of it waits for its data."""
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,16 +12,24 @@ from typing import Any
 import torch
 
 from rcdist.benchmark.pairs import ratio
-from rcdist.cli import dump_config
 from rcdist.config import JobConfig
+from rcdist.config.cli import dump_config
+from rcdist.ports import free_ports
 from rcdist.tracking.jsonl import MetricsLog
 
 _FIRST = 10
 """Steps that are not timed; a record is written every so many steps."""
 
 
-def measure_overhead(pairs: int, workers: int, device: torch.device, steps: int = 120) -> dict[str, Any]:
-    """Time a step of the embedded defaults in jobs/pretrain.py and in a bare loop, in turn, start-up apart.
+def measure_overhead(script: Path, pairs: int, workers: int, device: torch.device, steps: int = 120) -> dict[str, Any]:
+    """Time a step of the embedded defaults in the training job and in a bare loop, in turn, start-up apart.
+
+    Args:
+        script: of the training job.
+        pairs: runs of each.
+        workers: of a run.
+        device: of the bare loop.
+        steps: of a run.
 
     A run's step time is the wall time between two of its records over the steps between, so it has everything that
     happens between steps: loader, records, MLflow and, at step 100, a reading of the health.
@@ -31,11 +38,11 @@ def measure_overhead(pairs: int, workers: int, device: torch.device, steps: int 
     runs: list[dict[str, float]] = []
     bare: list[float] = []
     with tempfile.TemporaryDirectory() as storage:
-        _run_system(storage, "warm-up", workers, 3 * _FIRST)  # fills the cache of tokenised text
+        _run_job(script, storage, "warm-up", workers, 3 * _FIRST)  # fills the cache of tokenised text
         for i in range(pairs):
             for arm in ("run", "bare")[:: 1 if i % 2 == 0 else -1]:
                 if arm == "run":
-                    runs.append(_run_system(storage, f"pair-{i}", workers, steps))
+                    runs.append(_run_job(script, storage, f"pair-{i}", workers, steps))
                 else:
                     bare.append(_bare(workers, device, steps))
     seconds = [run["step_s"] for run in runs]
@@ -47,11 +54,11 @@ def measure_overhead(pairs: int, workers: int, device: torch.device, steps: int 
     }
 
 
-def measure_data(pairs: int, workers: int, steps: int = 60) -> dict[str, Any]:
-    """Measure the share of a step that jobs/pretrain.py waits for its loader, over several runs."""
+def measure_data(script: Path, pairs: int, workers: int, steps: int = 60) -> dict[str, Any]:
+    """Measure the share of a step that the training job waits for its loader, over several runs."""
     with tempfile.TemporaryDirectory() as storage:
-        _run_system(storage, "warm-up", workers, 3 * _FIRST)
-        runs = [_run_system(storage, f"run-{i}", workers, steps) for i in range(pairs)]
+        _run_job(script, storage, "warm-up", workers, 3 * _FIRST)
+        runs = [_run_job(script, storage, f"run-{i}", workers, steps) for i in range(pairs)]
     waits = [run["data_wait_share"] for run in runs]
     return {
         "data_wait_share": ratio(waits, [1.0] * len(waits)),
@@ -70,12 +77,11 @@ def _config(storage: str, name: str, workers: int, steps: int) -> JobConfig:
     )
 
 
-def _run_system(storage: str, name: str, workers: int, steps: int) -> dict[str, float]:
+def _run_job(script: Path, storage: str, name: str, workers: int, steps: int) -> dict[str, float]:
     config = _config(storage, name, workers, steps)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(dump_config(config))
         file.flush()
-        script = Path(__file__).resolve().parents[2] / "jobs" / "pretrain.py"
         _check(subprocess.run([sys.executable, script, "--config", file.name], capture_output=True, text=True))
     records = list(MetricsLog(config.run_dir).read())
     began = next(record for record in records if record.step == _FIRST)
@@ -88,9 +94,7 @@ def _run_system(storage: str, name: str, workers: int, steps: int) -> dict[str, 
 
 
 def _bare(workers: int, device: torch.device, steps: int) -> float:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     config = _config(tempfile.gettempdir(), "bare", workers, steps).model_dump(mode="json")
     request = json.dumps({"config": config, "first": _FIRST, "device": device.type})
     started = []
@@ -103,7 +107,7 @@ def _bare(workers: int, device: torch.device, steps: int) -> float:
             "MASTER_PORT": port,
         }
         environment = os.environ | {name: str(value) for name, value in ranks.items()} | {"OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "rcdist.benchmark.bare", request]
+        command = [sys.executable, "-m", "rcdist.benchmark.deepspeed_loop", request]
         started.append(
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )

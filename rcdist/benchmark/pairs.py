@@ -3,7 +3,7 @@
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +61,24 @@ def describe_device(device: torch.device) -> dict[str, Any]:
         lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
     return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def format_table(found: dict[str, Any]) -> str:
+    """Draw one line per figure: its dotted name, and its value or the median and interval of its ratio."""
+    rows = [
+        f"{name:34} {value:.4g}" if isinstance(value, float) else f"{name:34} {value}"
+        for name, value in _flatten(found)
+    ]
+    return "\n".join(rows)
+
+
+def _flatten(found: dict[str, Any], name: str = "") -> Iterator[tuple[str, Any]]:
+    if "median" in found:
+        yield name, "{median:.3f}  [{low:.3f}, {high:.3f}]".format(**found)
+        return
+    for key, value in found.items():
+        path = f"{name}.{key}" if name else key
+        if isinstance(value, dict):
+            yield from _flatten(value, path)
+        else:
+            yield path, value

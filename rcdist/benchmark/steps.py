@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from rcdist.benchmark.operations import time_once
 from rcdist.benchmark.pairs import measure_pairs, ratio
-from rcdist.benchmark.port import Port
-from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.benchmark.reference_model import ReferenceModel
+from rcdist.config import Architecture, ModelConfig, ReservoirConfig
+from rcdist.errors import ConfigError
 from rcdist.model.cost import count_parameters
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import build_bank
 from rcdist.ops.processor import has_bf16
-from rcdist.ops.project import WeightsQuantisedOnce
+from rcdist.ops.weights import WeightsQuantisedOnce
 
 _DECODED = 16
 
@@ -28,13 +29,18 @@ def build_ours(
     model: ModelConfig, reservoir: ReservoirConfig, device: torch.device, dtype: torch.dtype
 ) -> LanguageModel:
     """Build our model."""
-    built = LanguageModel(model, reservoir, build_bank(model, reservoir), seed=0)
-    return built.to(device=device, dtype=dtype)
+    architecture = Architecture(model, reservoir)
+    return LanguageModel(architecture, build_bank(architecture), seed=0).to(device=device, dtype=dtype)
 
 
 def build_llama(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """Build a Hugging Face Llama of the same depth, width and vocabulary, and about as many parameters."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    try:
+        from transformers import LlamaConfig, LlamaForCausalLM
+    except ImportError:
+        raise ConfigError(
+            "others", "llama", "needs transformers", "Install rcdist[hf], or compare with --others=port only"
+        ) from None
 
     # Attention has as many weights as the MLGRU's f, c, g, o; so the same inner width gives the same size.
     config = LlamaConfig(
@@ -70,7 +76,7 @@ def build(kind: str, model: ModelConfig, device: torch.device, dtype: torch.dtyp
     if kind == "ours":
         return build_ours(model, ReservoirConfig(plan="T"), device, dtype)
     if kind == "port":
-        return Port(model).to(device=device, dtype=dtype)
+        return ReferenceModel(model).to(device=device, dtype=dtype)
     return build_llama(model, device, dtype)
 
 
@@ -180,7 +186,7 @@ def measure_deltas(
 
         filled = measure_pairs({name: partial(prefill, name) for name in built}, pairs)
         decoded = measure_pairs({name: partial(decode, name) for name in built}, pairs)
-    counts = [count_parameters(model, plan).stored for plan in (reservoir, baseline)]
+    counts = [count_parameters(Architecture(model, plan)).stored for plan in (reservoir, baseline)]
     found: dict[str, Any] = {"parameters": {"plan": counts[0], "T": counts[1], "ratio": counts[0] / counts[1]}}
     for name, seconds in (("train", train), ("prefill", filled), ("decode", decoded)):
         medians = {arm: sorted(times)[len(times) // 2] for arm, times in seconds.items()}

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rcdist.benchmark import port
-from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.benchmark.reference_model import ReferenceBlock
+from rcdist.config import Architecture, ModelConfig, ReservoirConfig
 from rcdist.model.bitlinear import ProjectionBuilder
 from rcdist.model.init import InitKey
 from rcdist.model.lm import Block
 from rcdist.model.reservoir import build_bank
 from rcdist.ops import native
-from rcdist.ops.project import WeightsQuantisedOnce
+from rcdist.ops.weights import WeightsQuantisedOnce
 
 
 class TrafficCounter(TorchDispatchMode):
@@ -82,10 +82,10 @@ def _count(name: str, model: ModelConfig, batch: int, length: int, plan: Reservo
     dtype, width = torch.bfloat16, model.width
     block: nn.Module
     if name == "port":
-        block = port.Block(model).to(dtype)
+        block = ReferenceBlock(model).to(dtype)
     else:
-        bank = build_bank(model, plan)
-        block = Block(ProjectionBuilder(model, plan, bank, False), 0, InitKey(0)).to(dtype)
+        architecture = Architecture(model, plan)
+        block = Block(ProjectionBuilder(architecture, build_bank(architecture)), 0, InitKey(0)).to(dtype)
     x = torch.randn(batch, length, width, dtype=dtype, requires_grad=True)
     delta = torch.randn_like(x).requires_grad_()
     gamma, dx = torch.rand(width), torch.randn(batch, length, width, dtype=dtype)

@@ -5,49 +5,49 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rcdist.chaos.scene import Scene
+from rcdist.chaos.context import Context
+from rcdist.checkpoint.find import find_checkpoints
 from rcdist.errors import EXIT_BAD_CONFIG, EXIT_DONE
-from rcdist.train.checkpoint import find_checkpoints
 
 
-def _newest_damaged(change: Callable[[Path], None], word: str) -> Callable[[Scene], None]:
-    def run(scene: Scene) -> None:
-        newest, before, *_ = scene.stop_at(12)
+def _newest_damaged(change: Callable[[Path], None], word: str) -> Callable[[Context], None]:
+    def run(context: Context) -> None:
+        newest, before, *_ = context.stop_at(12)
         file = _shard(newest)
         change(file)
-        ended = scene.stage.run()
-        scene.expect_end(ended, EXIT_DONE, f"skipped: checkpoint={newest}", file.name, word, f"from {before.name}")
-        scene.judge()
+        ended = context.job.run()
+        context.expect_end(ended, EXIT_DONE, f"skipped: checkpoint={newest}", file.name, word, f"from {before.name}")
+        context.judge()
 
     return run
 
 
-def _all_damaged(scene: Scene) -> None:
-    scene.stop_at(8)
+def _all_damaged(context: Context) -> None:
+    context.stop_at(8)
     before: dict[str, bytes] = {}
-    while (now := _contents(scene.run_dir)) != before:
+    while (now := _contents(context.run_dir)) != before:
         before = now
         time.sleep(2)  # the workers of a killed driver end some moments after it
-    folders = find_checkpoints(scene.run_dir)
+    folders = find_checkpoints(context.run_dir)
     for folder in folders:
         _flip_bit(_shard(folder))
-    before = _contents(scene.run_dir)
-    scene.expect_end(scene.stage.run(), EXIT_BAD_CONFIG, f"all {len(folders)} checkpoints are damaged", "has digest")
-    scene.verdict.expect(_contents(scene.run_dir) == before, "something in the run's folder was changed")
+    before = _contents(context.run_dir)
+    context.expect_end(context.job.run(), EXIT_BAD_CONFIG, f"all {len(folders)} checkpoints are damaged", "has digest")
+    context.verdict.expect(_contents(context.run_dir) == before, "something in the run's folder was changed")
 
 
-def _tokens_damaged(scene: Scene) -> None:
+def _tokens_damaged(context: Context) -> None:
     """Flip a bit in the run's own copy of the tokens; then delete them, as the message says."""
-    cache = scene.stage.storage / f"cache-{scene.stage.name}"
-    shutil.copytree(scene.corpus.parent, cache)
-    scene.stage.arguments = [*scene.stage.arguments, f"--data.cache_dir={cache}"]
-    corpus = cache / scene.corpus.name
-    shard = next(iter(sorted(corpus.glob("*.tokens"))))
+    cache = context.job.storage / f"cache-{context.job.name}"
+    shutil.copytree(context.corpus.parent, cache)
+    context.job.arguments = [*context.job.arguments, f"--data.cache_dir={cache}"]
+    corpus = cache / context.corpus.name
+    shard = next(iter(sorted(corpus.glob("shard-*.npy"))))
     _flip_bit(shard)
-    scene.expect_end(scene.stage.run(), EXIT_BAD_CONFIG, shard.name, "has digest", f"Delete {corpus}")
+    context.expect_end(context.job.run(), EXIT_BAD_CONFIG, shard.name, "has digest", f"Delete {corpus}")
     shutil.rmtree(corpus)
-    scene.expect_end(scene.stage.run(), EXIT_DONE)
-    scene.judge()
+    context.expect_end(context.job.run(), EXIT_DONE)
+    context.judge()
 
 
 def _shard(folder: Path) -> Path:

@@ -12,7 +12,7 @@ from rcdist.data.order import locate
 from rcdist.data.shards import TokenCorpus
 from rcdist.tracking.jsonl import MetricsLog
 from rcdist.tracking.mlflow import read_runs
-from rcdist.train.samples import ReadStep, read_samples, surviving
+from rcdist.tracking.samples import ReadStep, read_samples, surviving
 
 RESIZED_TOLERANCE = 2e-3
 """Share by which a loss may differ after another number of workers has added up the gradients in another order."""

@@ -1,9 +1,9 @@
 """Batches of windows in one global order, whatever the number of workers; the state is one integer."""
 
-import queue
-import threading
 import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,9 @@ from rcdist.data.order import locate
 from rcdist.data.shards import TokenCorpus
 
 # Shapes: B windows of one micro-batch, T time.
+
+_AHEAD = 2
+"""Batches that are prepared before they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -83,40 +86,28 @@ class Loader:
         self.cursor = cursor
         self.global_tokens = windows_per_step * seq_len
         self.wait_s = 0.0
-        self._ready: queue.Queue[StepBatch | BaseException] = queue.Queue(maxsize=2)
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._prefetch, args=(cursor,), daemon=True, name="loader")
-        self._thread.start()
+        self._executor = ThreadPoolExecutor(1, "loader")
+        self._ready: deque[Future[StepBatch]] = deque()
+        self._next = cursor
+        for _ in range(_AHEAD):
+            self._submit()
 
     def next_step(self) -> StepBatch:
         """Return the next batch and move the cursor past it; `wait_s` then says how long this call waited."""
         began = time.perf_counter()
-        item = self._ready.get()
+        batch = self._ready.popleft().result()
         self.wait_s = time.perf_counter() - began
-        if isinstance(item, BaseException):
-            raise item
+        self._submit()
         self.cursor += self._windows_per_step
-        return item
+        return batch
 
     def close(self) -> None:
         """End the prefetching thread."""
-        self._closed.set()
-        while self._thread.is_alive():
-            try:
-                self._ready.get(timeout=0.05)
-            except queue.Empty:
-                continue
+        self._executor.shutdown(cancel_futures=True)
 
-    def _prefetch(self, cursor: int) -> None:
-        while not self._closed.is_set():
-            try:
-                item: StepBatch | BaseException = self._build(cursor)
-            except BaseException as error:
-                item = error  # raised where the batch is asked for
-            self._ready.put(item)
-            if isinstance(item, BaseException):
-                return
-            cursor += self._windows_per_step
+    def _submit(self) -> None:
+        self._ready.append(self._executor.submit(self._build, self._next))
+        self._next += self._windows_per_step
 
     def _build(self, cursor: int) -> StepBatch:
         size = self._corpus.num_windows(self._seq_len)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rcdist.config import JobConfig
-from rcdist.data.shards import INDEX, CorpusInfo, ShardWriter, read_info, verify_shards
+from rcdist.data.shards import CorpusInfo, ShardWriter, is_current, read_info, verify_shards
 from rcdist.data.sources import Source, fingerprint, read_documents, resolve_source
 from rcdist.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from rcdist.errors import DataError
@@ -103,7 +103,8 @@ def _prepare_corpus(
     parts = json.dumps([FORMAT_VERSION, content, tokenizer.digest, shard_tokens])
     digest = hashlib.sha256(parts.encode()).hexdigest()
     folder = config.dataset_dir / f"tokens-{digest[:16]}"
-    if not (folder / INDEX).exists():
+    if not is_current(folder):
+        shutil.rmtree(folder, ignore_errors=True)  # of an older format
         with _complete_folder(folder) as temporary:
             writer = ShardWriter(
                 temporary,

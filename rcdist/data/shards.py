@@ -1,11 +1,10 @@
-"""Token shards: memory-mapped files of token ids with an index that carries sizes, digests and document starts."""
+"""Token shards: memory-mapped .npy files of token ids, with an index of sizes, digests and document starts."""
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +13,8 @@ from rcdist.errors import DataError
 
 INDEX = "index.json"
 _STARTS = "starts.npy"
-_MAGIC = b"RCDTOK01"
-_HEADER_BYTES = 256
+_FORMAT = 2
+"""Of the files; how text becomes ids is data.prepare's matter."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,6 @@ class CorpusInfo:
         num_tokens: ids, one boundary per document included.
         num_documents: documents.
         num_bytes: UTF-8 bytes of their text.
-        dtype: uint16 or uint32, little-endian.
     """
 
     path: str
@@ -38,7 +36,6 @@ class CorpusInfo:
     num_tokens: int
     num_documents: int
     num_bytes: int
-    dtype: str
 
 
 class ShardWriter:
@@ -60,7 +57,7 @@ class ShardWriter:
         self._starts: list[int] = []
         self._shards: list[dict[str, Any]] = []
         self._num_tokens = self._num_bytes = self._in_shard = 0
-        self._file: BinaryIO | None = None
+        self._parts: list[NDArray[Any]] = []
 
     def start_document(self, boundary_id: int) -> None:
         """Begin a document with its boundary id."""
@@ -71,35 +68,27 @@ class ShardWriter:
         """Append ids to the current document; they stand for `num_bytes` bytes of text."""
         self._num_bytes += num_bytes
         while ids.size:
-            if self._file is None:
-                self._open_shard()
-            assert self._file is not None
             part, ids = np.split(ids, [self._shard_tokens - self._in_shard])
-            self._file.write(part.astype(self._dtype).tobytes())
+            self._parts.append(part.astype(self._dtype))
             self._in_shard += part.size
             self._num_tokens += part.size
             if self._in_shard == self._shard_tokens:
-                self._close_shard()
+                self._write_shard()
 
-    def _open_shard(self) -> None:
-        self._file = (self._folder / f"shard-{len(self._shards):05d}.tokens").open("wb")
-        header = {"tokenizer": self._tokenizer_digest, "dtype": self._dtype.str}
-        self._file.write((_MAGIC + json.dumps(header).encode()).ljust(_HEADER_BYTES, b" "))
-        self._in_shard = 0
-
-    def _close_shard(self) -> None:
-        if self._file is None:
+    def _write_shard(self) -> None:
+        if not self._parts:
             return
-        self._file.close()
-        path = Path(self._file.name)
+        path = self._folder / f"shard-{len(self._shards):05d}.npy"
+        np.save(path, np.concatenate(self._parts))
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        self._shards.append({"file": path.name, "num_tokens": self._in_shard, "sha256": digest})
-        self._file = None
+        entry = {"file": path.name, "num_tokens": self._in_shard, "bytes": path.stat().st_size, "sha256": digest}
+        self._shards.append(entry)
+        self._parts, self._in_shard = [], 0
 
     def finish(self) -> None:
         """Close the last shard and write starts and index."""
-        self._close_shard()
+        self._write_shard()
         np.save(self._folder / _STARTS, np.array(self._starts, np.int64))
         info = CorpusInfo(
             path="",
@@ -108,9 +97,15 @@ class ShardWriter:
             num_tokens=self._num_tokens,
             num_documents=len(self._starts),
             num_bytes=self._num_bytes,
-            dtype=self._dtype.str,
         )
-        (self._folder / INDEX).write_text(json.dumps({"corpus": asdict(info), "shards": self._shards}, indent=1))
+        index = {"format": _FORMAT, "corpus": asdict(info), "shards": self._shards}
+        (self._folder / INDEX).write_text(json.dumps(index, indent=1))
+
+
+def is_current(folder: Path) -> bool:
+    """Say whether a folder holds shards as they are written now."""
+    path = folder / INDEX
+    return path.exists() and json.loads(path.read_text()).get("format") == _FORMAT
 
 
 def read_info(folder: Path) -> CorpusInfo:
@@ -135,14 +130,12 @@ class TokenCorpus:
         self._starts: NDArray[np.int64] = np.load(folder / _STARTS)
         self._maps: list[NDArray[Any]] = []
         shards = json.loads((folder / INDEX).read_text())["shards"]
-        dtype = np.dtype(self.info.dtype)
         for shard in shards:
             file = folder / shard["file"]
-            expected = _HEADER_BYTES + shard["num_tokens"] * dtype.itemsize
             size = file.stat().st_size if file.exists() else 0
-            if size != expected:
-                raise _damaged(file, f"has {size} bytes, its index says {expected}")
-            self._maps.append(np.memmap(file, dtype, mode="r", offset=_HEADER_BYTES))
+            if size != shard["bytes"]:
+                raise _damaged(file, f"has {size} bytes, its index says {shard['bytes']}")
+            self._maps.append(np.load(file, mmap_mode="r"))
         self._offsets = np.cumsum([0] + [shard["num_tokens"] for shard in shards])
 
     @property
@@ -190,7 +183,7 @@ def verify_shards(path: str | Path) -> None:
         DataError: names the file and both digests.
     """
     folder = Path(path)
-    shards: Iterable[dict[str, Any]] = json.loads((folder / INDEX).read_text())["shards"]
+    shards: list[dict[str, Any]] = json.loads((folder / INDEX).read_text())["shards"]
     for shard in shards:
         with (folder / shard["file"]).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

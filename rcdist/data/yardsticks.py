@@ -3,13 +3,26 @@
 import gzip
 import math
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rcdist.config import JobConfig
+from rcdist.data.prepare import PreparedData
 from rcdist.data.shards import TokenCorpus
+from rcdist.data.sources import read_documents, resolve_source
+from rcdist.data.tokenizer import load_tokenizer
 
 _MAX_TRAIN_TOKENS = 50_000_000
+
+
+def yardsticks_of(config: JobConfig, data: PreparedData) -> dict[str, float]:
+    """Return what `measure_yardsticks` finds on the corpora of a run."""
+    source = resolve_source(config.data.validation, config.data, is_train=False)
+    vocab_size = load_tokenizer(Path(data.tokenizer_dir)).vocab_size
+    train, validation = TokenCorpus(data.train.path), TokenCorpus(data.validation.path)
+    return measure_yardsticks(train, validation, read_documents(source), vocab_size)
 
 
 def measure_yardsticks(

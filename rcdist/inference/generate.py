@@ -7,7 +7,7 @@ import torch
 from rcdist.data.tokenizer import Tokenizer
 from rcdist.errors import ConfigError
 from rcdist.model.lm import LanguageModel
-from rcdist.ops.project import WeightsQuantisedOnce
+from rcdist.ops.weights import WeightsQuantisedOnce
 
 
 @torch.no_grad()

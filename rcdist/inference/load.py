@@ -6,14 +6,15 @@ from pathlib import Path
 
 import torch
 
+from rcdist.checkpoint.find import find_at
+from rcdist.checkpoint.manifest import CONFIG, TOKENIZER, Manifest
+from rcdist.checkpoint.weights import read_trained_weights
 from rcdist.config import JobConfig
 from rcdist.data.tokenizer import Tokenizer, load_tokenizer
 from rcdist.errors import CheckpointError
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import build_bank
 from rcdist.ops.host import prepare_host
-from rcdist.train.checkpoint import CONFIG, TOKENIZER, Manifest, find_newest_valid, verify_checkpoint
-from rcdist.train.weights import read_trained_weights
 
 
 @dataclass(frozen=True)
@@ -35,22 +36,6 @@ class LoadedModel:
     folder: Path
 
 
-def resolve_checkpoint(path: Path) -> tuple[Path, Manifest]:
-    """Accept a checkpoint folder, or a run's folder and take its newest valid checkpoint; verify every file.
-
-    Raises:
-        CheckpointError: nothing there, or damaged.
-    """
-    if not path.is_dir():
-        raise CheckpointError("checkpoint", path, "there is no such folder", "Give a run's folder or a step-... folder")
-    if path.name.startswith("step-"):
-        return path, verify_checkpoint(path)
-    found = find_newest_valid(path)
-    if found is None:
-        raise CheckpointError("checkpoint", path, "the folder has no step-... checkpoint", "Train the run first")
-    return found[0], verify_checkpoint(found[0])
-
-
 def load_model(path: Path, device: torch.device) -> LoadedModel:
     """Load a checkpoint; its frozen matrices are made again from their specs and proved by digest.
 
@@ -59,9 +44,10 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
     """
     if device.type == "cpu":
         prepare_host()
-    folder, manifest = resolve_checkpoint(path)
+    found = find_at(path)
+    folder, manifest = found.folder, found.manifest
     config = JobConfig(**json.loads((folder / CONFIG).read_text()))
-    bank = build_bank(config.model, config.reservoir)
+    bank = build_bank(config.architecture)
     expected = manifest.reservoir["digest"]
     if bank.digest() != expected:
         raise CheckpointError(
@@ -78,8 +64,8 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
             f"its tokenizer has digest {tokenizer.digest}, its manifest says {manifest.tokenizer_digest}",
             "Use another checkpoint",
         )
-    model = LanguageModel(config.model, config.reservoir, bank, seed=config.seed)
-    model.load_state_dict(read_trained_weights(folder, manifest), strict=True)
+    model = LanguageModel(config.architecture, bank, seed=config.seed)
+    model.load_state_dict(read_trained_weights(found), strict=True)
     if config.train.precision == "bf16":
         model.to(torch.bfloat16)
     return LoadedModel(model.to(device).eval(), tokenizer, config, manifest, folder)

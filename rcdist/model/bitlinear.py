@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from rcdist.config import ModelConfig, ReservoirConfig, per_letter
-from rcdist.model.frozen import matrix_shape
+from rcdist.config import Architecture, ModelConfig, per_letter
+from rcdist.config.plan import RESERVOIR_LETTER
 from rcdist.model.init import InitKey, matrix_std, ones
 from rcdist.model.reservoir import ReservoirBank
 from rcdist.ops.cross_entropy import linear_cross_entropy
@@ -16,7 +16,6 @@ from rcdist.ops.norm import add_norm_quantise, rms_norm
 from rcdist.ops.project import Frozen, Trained, project
 from rcdist.ops.quantise import Quantised, Rounding
 from rcdist.ops.topology import LinearMap
-from rcdist.plan import RESERVOIR_LETTER, BlockPlan, parse_plan
 
 
 class Norm(nn.Module):
@@ -151,31 +150,21 @@ class ProjectionBuilder:
     """Build the projections of each block as the plan says, and remember the trained ones that are shared.
 
     Args:
-        model_config: shape.
-        reservoir_config: the plan.
+        architecture: shapes and the plan.
         bank: the frozen matrices.
         separately: modules built for it multiply inside each projection's own forward; see `project_layers`.
     """
 
-    def __init__(
-        self,
-        model_config: ModelConfig,
-        reservoir_config: ReservoirConfig,
-        bank: ReservoirBank,
-        separately: bool = False,
-    ) -> None:
-        self.model_config, self.reservoir_config, self.bank = model_config, reservoir_config, bank
-        self.separately = separately
-        self._plan = parse_plan(reservoir_config.plan)
-        self.blocks: tuple[BlockPlan, ...] = self._plan.tile(model_config.num_layers)
+    def __init__(self, architecture: Architecture, bank: ReservoirBank, separately: bool = False) -> None:
+        self.architecture, self.bank, self.separately = architecture, bank, separately
         self._shared: dict[str, BitLinear] = {}
 
     def build(self, layer: int, letter: str, init: InitKey) -> BitLinear | FrozenLinear:
         """Build the projection `letter` of block `layer`; a shared and trained one is built once and returned again."""
-        block = self.blocks[layer]
-        key = self._plan.matrix_key(layer, letter, block)
+        block = self.architecture.blocks[layer]
+        key = self.architecture.plan.matrix_key(layer, letter, block)
         if letter == RESERVOIR_LETTER or letter in block.frozen_letters():
-            return FrozenLinear(self.bank, key, per_letter(self.reservoir_config.gain, letter, True))
+            return FrozenLinear(self.bank, key, per_letter(self.architecture.reservoir.gain, letter, True))
         if block.trained and letter in block.letters:
             if key not in self._shared:
                 self._shared[key] = self._build_trained(letter, init)
@@ -183,8 +172,8 @@ class ProjectionBuilder:
         return self._build_trained(letter, init)
 
     def _build_trained(self, letter: str, init: InitKey) -> BitLinear:
-        shape = matrix_shape(self.model_config, letter)
-        return BitLinear(init, shape, matrix_std(self.model_config, letter, shape[1]), self.model_config.rounding)
+        config, shape = self.architecture.model, self.architecture.shape(letter)
+        return BitLinear(init, shape, matrix_std(config, letter, shape[1]), config.rounding)
 
 
 Layer = BitLinear | FrozenLinear

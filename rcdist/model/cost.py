@@ -1,13 +1,10 @@
 """What a model costs, counted from its configuration alone: parameters, FLOPs and bytes."""
 
-import math
 from dataclasses import dataclass
 
-from rcdist.config import ModelConfig, ReservoirConfig, per_letter
-from rcdist.model.frozen import FrozenSpec, frozen_specs, matrix_shape, num_stacked
-from rcdist.model.generator import list_parts
-from rcdist.ops.topology import transform_size
-from rcdist.plan import LETTERS, RESERVOIR_LETTER, BlockPlan, parse_plan
+from rcdist.config import Architecture, ReservoirConfig, per_letter
+from rcdist.config.plan import LETTERS, RESERVOIR_LETTER, BlockPlan
+from rcdist.model.specs import FrozenSpec, frozen_specs
 
 
 @dataclass(frozen=True)
@@ -40,11 +37,8 @@ class MatrixCost:
 
     @property
     def forward_flops(self) -> int:
-        """Return FLOPs per token: two per weight; hadamard: one per addition of its two transforms; ring: none."""
-        if self.spec is not None and self.spec.topology == "hadamard":
-            width = min(self.shape)
-            return 2 * num_stacked(self.shape) * width * int(math.log2(transform_size(width)))
-        return 2 * self.num_weights
+        """Return FLOPs per token: two per trained weight; of a frozen matrix what its topology says."""
+        return 2 * self.num_weights if self.spec is None else self.spec.flops
 
     @property
     def train_flops(self) -> int:
@@ -59,7 +53,7 @@ class MatrixCost:
         """
         if self.spec is None:
             return self.num_weights * bytes_per_trained
-        return sum(part.size * (1 if part.kind == "ternary" else 4) for part in list_parts(self.spec).values())
+        return sum(part.resident_bytes for part in self.spec.parts().values())
 
 
 @dataclass(frozen=True)
@@ -96,19 +90,18 @@ class FlopsPerToken:
     decode: int
 
 
-def list_matrices(model_config: ModelConfig, reservoir_config: ReservoirConfig) -> list[MatrixCost]:
+def list_matrices(architecture: Architecture) -> list[MatrixCost]:
     """List every application of a matrix, block by block in the order f c g o, r, G U D, and the head last."""
-    plan = parse_plan(reservoir_config.plan)
-    specs = {spec.key: spec for spec in frozen_specs(model_config, reservoir_config)}
+    specs = {spec.key: spec for spec in frozen_specs(architecture)}
     rows: list[MatrixCost] = []
-    for layer, block in enumerate(plan.tile(model_config.num_layers)):
-        for letter in _letters_of(reservoir_config, block):
+    for layer, block in enumerate(architecture.blocks):
+        for letter in _letters_of(architecture.reservoir, block):
             is_frozen = letter == RESERVOIR_LETTER or letter in block.frozen_letters()
             is_planned = is_frozen or letter in block.letters
-            key = plan.matrix_key(layer, letter, block) if is_planned else f"{letter}.{layer}"
-            shape = matrix_shape(model_config, letter)
-            rows.append(MatrixCost(layer, letter, key, shape, specs[key] if is_frozen else None))
-    rows.append(MatrixCost(None, "head", "head", (model_config.vocab_size, model_config.width)))
+            key = architecture.plan.matrix_key(layer, letter, block) if is_planned else f"{letter}.{layer}"
+            spec = specs[key] if is_frozen else None
+            rows.append(MatrixCost(layer, letter, key, architecture.shape(letter), spec))
+    rows.append(MatrixCost(None, "head", "head", (architecture.model.vocab_size, architecture.model.width)))
     return rows
 
 
@@ -121,20 +114,21 @@ def _letters_of(config: ReservoirConfig, block: BlockPlan) -> str:
     return mixer + (RESERVOIR_LETTER if block.insert else "") + LETTERS[4:]
 
 
-def count_parameters(model_config: ModelConfig, reservoir_config: ReservoirConfig) -> ParameterCounts:
+def count_parameters(architecture: Architecture) -> ParameterCounts:
     """Count the parameters of a model without building it."""
-    rows = list_matrices(model_config, reservoir_config)
+    rows = list_matrices(architecture)
     trained = {row.key: row.num_weights for row in rows if not row.is_frozen}
     frozen = {row.key: row.num_weights for row in rows if row.is_frozen}
-    num_trained = sum(trained.values()) + model_config.vocab_size * model_config.width
-    num_trained += _count_vectors(model_config, reservoir_config, rows)
+    num_trained = sum(trained.values()) + architecture.model.vocab_size * architecture.model.width
+    num_trained += _count_vectors(architecture, rows)
     num_unique = sum(frozen.values())
     applied = sum(row.num_weights for row in rows if row.is_frozen)
     return ParameterCounts(num_trained + num_unique, num_trained, applied, num_unique)
 
 
-def _count_vectors(model_config: ModelConfig, config: ReservoirConfig, rows: list[MatrixCost]) -> int:
+def _count_vectors(architecture: Architecture, rows: list[MatrixCost]) -> int:
     """Count norm gains, lower bounds, biases and the gains of frozen matrices."""
+    model_config, config = architecture.model, architecture.reservoir
     width, num_layers = model_config.width, model_config.num_layers
     has_forget, has_gate = config.leak_rate == "trained", config.output_gate == "full"
     inserted = sum(row.letter == RESERVOIR_LETTER for row in rows)
@@ -152,14 +146,12 @@ def _count_vectors(model_config: ModelConfig, config: ReservoirConfig, rows: lis
     return count
 
 
-def estimate_flops(
-    model_config: ModelConfig, reservoir_config: ReservoirConfig, *, activation_checkpointing: bool = False
-) -> FlopsPerToken:
+def estimate_flops(architecture: Architecture, *, activation_checkpointing: bool = False) -> FlopsPerToken:
     """Estimate FLOPs per token.
 
     Activation checkpointing runs the forward products of every block twice, those of the head once.
     """
-    rows = list_matrices(model_config, reservoir_config)
+    rows = list_matrices(architecture)
     train, forward = sum(row.train_flops for row in rows), sum(row.forward_flops for row in rows)
     again = sum(row.forward_flops for row in rows if row.layer is not None) if activation_checkpointing else 0
     return FlopsPerToken(train, train + again, forward, forward)

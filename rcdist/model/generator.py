@@ -2,80 +2,37 @@
 
 import hashlib
 import json
-import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rcdist.model.frozen import FrozenSpec, num_stacked
-
-
-@dataclass(frozen=True)
-class Part:
-    """Describe one tensor that a frozen matrix keeps.
-
-    Attributes:
-        kind: ternary: int8 of -1, 0, 1; index: int32.
-        shape: of the tensor.
-    """
-
-    kind: Literal["ternary", "index"]
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Return the number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def packed_bytes(self) -> int:
-        """Return the bytes in which it travels: two bits per ternary value, four bytes per index."""
-        return -(-self.size // 4) if self.kind == "ternary" else 4 * self.size
-
-
-def list_parts(spec: FrozenSpec) -> dict[str, Part]:
-    """Name the tensors of a frozen matrix, in the order in which they are packed."""
-    outputs, inputs = spec.shape
-    if spec.topology == "dense":
-        return {"ternary": Part("ternary", spec.shape)}
-    if spec.topology == "block":
-        blocks = inputs // spec.block_size
-        return {
-            "ternary": Part("ternary", (blocks, outputs // blocks, spec.block_size)),
-            "permutation": Part("index", (outputs,)),
-        }
-    if spec.topology == "hadamard":
-        stacked, width = num_stacked(spec.shape), min(spec.shape)
-        return {"signs": Part("ternary", (stacked, 2, width)), "permutation": Part("index", (stacked, width))}
-    assert spec.topology == "ring"
-    return {"permutation": Part("index", (inputs,))}
+from rcdist.model.specs import FrozenSpec
 
 
 def generate(spec: FrozenSpec) -> dict[str, NDArray[Any]]:
-    """Make the tensors of a specification, as `list_parts` names them.
+    """Make the tensors of a specification, as `spec.parts` names them.
 
     Counter-based: the key of Philox-4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") is
-    a digest of (version, seed, key) and, but for ternary entries, the part's name; entry i is read from word i. Only
+    a digest of (version, seed, key) and, but for weights, the part's name; entry i is read from word i. Only
     raw integers, integer thresholds and a stable sort are used, so neither the platform nor a library's distributions
     can change the bytes.
 
     Returns:
-        ternary: +1 and -1 with probability connectivity / 2 each, else 0. signs: +1 or -1. permutation: a random one;
-        of a ring, a single cycle.
+        By the part's kind: weights are +1 and -1 with probability connectivity / 2 each, else 0; the others random.
     """
     made: dict[str, NDArray[Any]] = {}
-    for name, part in list_parts(spec).items():
-        if name == "ternary":
-            made[name] = _ternary(_words(spec, part.size), spec.connectivity)
-        elif name == "signs":
-            made[name] = _ternary(_words(spec, part.size, name), 1.0)
+    values: NDArray[Any]
+    for name, part in spec.parts().items():
+        if part.kind == "weights":
+            values = _ternary(_words(spec, part.size), spec.connectivity)
+        elif part.kind == "signs":
+            values = _ternary(_words(spec, part.size, name), 1.0)
         else:
             rows = _raw(spec, part.size, name).reshape(-1, part.shape[-1])
             order = np.argsort(rows, axis=1, kind="stable").astype(np.int32)
-            made[name] = _cycle(order[0]) if spec.topology == "ring" else order
-        made[name] = made[name].reshape(part.shape)
+            values = _cycle(order[0]) if part.kind == "cycle" else order
+        made[name] = values.reshape(part.shape)
     return made
 
 

@@ -21,7 +21,7 @@ class GLU(nn.Module):
 
     def __init__(self, builder: ProjectionBuilder, layer: int, init: InitKey) -> None:
         super().__init__()
-        config = builder.model_config
+        config = builder.architecture.model
         self.separately = builder.separately
         # The public code has gate and up as one matrix: with norm=per_projection they have one norm between them.
         self.input = InputNorms(config, config.width, ("gate_up",))

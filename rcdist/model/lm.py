@@ -2,11 +2,13 @@
 
 # Shapes: B batch, T time, D model width, S state width, L layers, V vocabulary.
 
+from contextvars import copy_context
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.config import Architecture
 from rcdist.model.bitlinear import Head, InputNorms, ProjectionBuilder
 from rcdist.model.glu import GLU
 from rcdist.model.init import UNIT_GAIN, InitKey
@@ -61,9 +63,8 @@ class LanguageModel(nn.Module):
     """Predict the next token with a (reservoir) MatMul-free language model (Zhu et al. 2024, arXiv:2406.02528).
 
     Args:
-        model_config: shape and arithmetic.
-        reservoir_config: which matrices are frozen and shared.
-        bank: from `build_bank` or `ReservoirBank.from_packed`, with the same configuration.
+        architecture: shape and arithmetic, and which matrices are frozen and shared.
+        bank: from `build_bank` or `ReservoirBank.from_packed`, of the same architecture.
         seed: with a parameter's name, decides its initial value.
         activation_checkpointing: recompute each block in the backward pass.
         separately: multiply inside each matrix's own module, as ZeRO stage 3 needs; else products of one input share
@@ -76,23 +77,22 @@ class LanguageModel(nn.Module):
 
     def __init__(
         self,
-        model_config: ModelConfig,
-        reservoir_config: ReservoirConfig,
+        architecture: Architecture,
         bank: ReservoirBank,
         seed: int,
         activation_checkpointing: bool = False,
         separately: bool = False,
     ) -> None:
         super().__init__()
-        self.model_config, self.reservoir_config = model_config, reservoir_config
+        self.architecture, self.bank = architecture, bank
         self.activation_checkpointing = activation_checkpointing
-        self.bank = bank
+        model_config = architecture.model
         init, width = InitKey(seed), model_config.width
-        builder = ProjectionBuilder(model_config, reservoir_config, bank, separately)
+        builder = ProjectionBuilder(architecture, bank, separately)
         shape = (model_config.vocab_size, width)
         embedding = init.at("embedding").at("weight").normal(shape, model_config.embedding_init_std)
         self.embedding = nn.Embedding(*shape, _weight=embedding)
-        is_trained = reservoir_config.leak_rate == "trained"
+        is_trained = architecture.reservoir.leak_rate == "trained"
         self.lower_bounds = LowerBounds(model_config.num_layers, width) if is_trained else None
         blocks = init.at("blocks")
         self.blocks = nn.ModuleList(Block(builder, i, blocks.at(i)) for i in range(model_config.num_layers))
@@ -130,9 +130,9 @@ class LanguageModel(nn.Module):
 
     def init_state(self, batch_size: int) -> Tensor:
         """Return the state before any token: float32 zeros (L, B, S) on the model's device."""
-        weight, width = self.embedding.weight, state_width(self.model_config, self.reservoir_config)
+        weight, width = self.embedding.weight, state_width(self.architecture)
         wide = torch.promote_types(weight.dtype, torch.float32)
-        return torch.zeros(self.model_config.num_layers, batch_size, width, dtype=wide, device=weight.device)
+        return torch.zeros(self.architecture.model.num_layers, batch_size, width, dtype=wide, device=weight.device)
 
     def prefill(
         self,
@@ -168,7 +168,9 @@ class LanguageModel(nn.Module):
         for i, (block, gamma_D) in enumerate(zip(self.blocks, bounds, strict=True)):
             arguments = (x_BTD, delta_BTD, gamma_D, starts_BT, None if state_LBS is None else state_LBS[i])
             if recompute:
-                done = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
+                # On a GPU it is computed again in another thread, which must choose as this one does.
+                run = copy_context().run
+                done = checkpoint(run, block, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
                 done = block(*arguments)
             x_BTD, delta_BTD, state_BS = done

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.config import Architecture
+from rcdist.config.plan import RESERVOIR_LETTER
 from rcdist.model.bitlinear import (
     FrozenLinear,
     GatedNorm,
@@ -21,17 +22,15 @@ from rcdist.model.bitlinear import (
 from rcdist.model.init import InitKey
 from rcdist.ops.recurrence import echo_scan, reset_scan
 from rcdist.ops.scan import forget_gate, gated_scan
-from rcdist.plan import RESERVOIR_LETTER, parse_plan
 
 Observer = Callable[[Tensor, Tensor], None]
 """Called with the forget gate f' and the states h, (B, T, D) each, of a forward pass."""
 
 
-def state_width(model_config: ModelConfig, reservoir_config: ReservoirConfig) -> int:
+def state_width(architecture: Architecture) -> int:
     """Return the width S of a layer's state: h, and with placement token_shift what the token before adds."""
-    shifts = reservoir_config.placement == "token_shift"
-    shifts = shifts and any(block.insert for block in parse_plan(reservoir_config.plan).tile(model_config.num_layers))
-    return model_config.width * (2 if shifts else 1)
+    inserts = any(block.insert for block in architecture.blocks)
+    return architecture.model.width * (2 if inserts and architecture.reservoir.placement == "token_shift" else 1)
 
 
 class MLGRU(nn.Module):
@@ -60,12 +59,12 @@ class MLGRU(nn.Module):
 
     def __init__(self, builder: ProjectionBuilder, layer: int, init: InitKey) -> None:
         super().__init__()
-        config, reservoir = builder.model_config, builder.reservoir_config
+        config, reservoir = builder.architecture.model, builder.architecture.reservoir
         width, eps = config.width, config.norm_eps
         self.readout_norm, self.separately = config.readout_norm, builder.separately
         self.combine, self.output_gate, self.leak_rate = reservoir.combine, reservoir.output_gate, reservoir.leak_rate
-        self.placement = reservoir.placement if builder.blocks[layer].insert else None
-        self.state_width = state_width(config, reservoir)
+        self.placement = reservoir.placement if builder.architecture.blocks[layer].insert else None
+        self.state_width = state_width(builder.architecture)
         self.observer: Observer | None = None
 
         self.names = ("f",) * (self.leak_rate == "trained") + ("c",) + ("g",) * (self.output_gate == "full")

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.config import Architecture
 from rcdist.errors import ClusterError
-from rcdist.model.frozen import FrozenSpec, frozen_specs
-from rcdist.model.generator import Part, generate, list_parts
-from rcdist.ops.topology import LinearMap, linear_map
+from rcdist.model.generator import generate
+from rcdist.model.specs import FrozenSpec, frozen_specs
+from rcdist.ops.topology import LinearMap, Part
 
 # Two bits per weight: 00 zero, 01 plus one, 11 minus one; the first weight in the lowest bits.
 _UNPACKED = np.array([[(0, 1, 0, -1)[byte >> shift & 3] for shift in (0, 2, 4, 6)] for byte in range(256)], np.int8)
@@ -59,7 +59,7 @@ class ReservoirBank(nn.Module):
 
     Args:
         specs: the matrices, with unique keys.
-        parts: the tensors of each, in their order, as `generator.list_parts` names them.
+        parts: the tensors of each, in their order, as `FrozenSpec.parts` names them.
     """
 
     def __init__(self, specs: list[FrozenSpec], parts: list[dict[str, Tensor]]) -> None:
@@ -73,7 +73,7 @@ class ReservoirBank(nn.Module):
                 tensors = tensors | {"inverse": tensors["permutation"].argsort(-1).to(torch.int32)}
             self._parts[spec.key] = list(tensors)
             for name, tensor in tensors.items():
-                assert tensor.dtype == (torch.int8 if name in ("ternary", "signs") else torch.int32)
+                assert name == "inverse" or tensor.dtype == spec.parts()[name].dtype
                 self.register_buffer(_buffer_name(spec.key, name), tensor, persistent=False)
 
     def matrix(self, key: str) -> Tensor:
@@ -84,7 +84,7 @@ class ReservoirBank(nn.Module):
         """Return what multiplies by the matrix, unscaled, over the buffers as they are now."""
         spec = self._specs[key]
         parts = {name: self.get_buffer(_buffer_name(key, name)) for name in self._parts[key]}
-        return linear_map(spec.topology, parts, spec.shape)
+        return spec.linear_map(parts)
 
     def scale(self, key: str) -> float:
         """Return what multiplies the matrix."""
@@ -108,9 +108,9 @@ class ReservoirBank(nn.Module):
 
     def _pack_one(self, spec: FrozenSpec) -> NDArray[np.uint8]:
         packed = []
-        for name, part in list_parts(spec).items():
+        for name, part in spec.parts().items():
             array = self.get_buffer(_buffer_name(spec.key, name)).cpu().numpy()
-            packed.append(pack_ternary(array) if part.kind == "ternary" else _as_bytes(array))
+            packed.append(pack_ternary(array) if part.is_ternary else _as_bytes(array))
         return np.concatenate(packed)
 
     def pack(self) -> PackedBank:
@@ -129,12 +129,12 @@ class ReservoirBank(nn.Module):
         """
         matrices, start = [], 0
         for spec in packed.specs:
-            size = sum(part.packed_bytes for part in list_parts(spec).values())
+            size = sum(part.packed_bytes for part in spec.parts().values())
             _check_digest(
                 f"reservoir matrix {spec.key}", _sha256(packed.data[start : start + size]), packed.digests[spec.key]
             )
             tensors = {}
-            for name, part in list_parts(spec).items():
+            for name, part in spec.parts().items():
                 piece = packed.data[start : start + part.packed_bytes]
                 start += part.packed_bytes
                 tensors[name] = torch.from_numpy(_unpack(piece, part))
@@ -143,9 +143,9 @@ class ReservoirBank(nn.Module):
         return cls(list(packed.specs), matrices)
 
 
-def build_bank(model_config: ModelConfig, reservoir_config: ReservoirConfig) -> ReservoirBank:
+def build_bank(architecture: Architecture) -> ReservoirBank:
     """Generate every frozen matrix of the plan. Under `torch.device("meta")` only their shapes are made."""
-    specs = frozen_specs(model_config, reservoir_config)
+    specs = frozen_specs(architecture)
     if torch.get_default_device().type == "meta":
         return ReservoirBank(specs, [_meta_parts(spec) for spec in specs])
     made = [{name: torch.from_numpy(array) for name, array in generate(spec).items()} for spec in specs]
@@ -153,12 +153,11 @@ def build_bank(model_config: ModelConfig, reservoir_config: ReservoirConfig) -> 
 
 
 def _meta_parts(spec: FrozenSpec) -> dict[str, Tensor]:
-    dtypes = {"ternary": torch.int8, "index": torch.int32}
-    return {name: torch.empty(part.shape, dtype=dtypes[part.kind]) for name, part in list_parts(spec).items()}
+    return {name: torch.empty(part.shape, dtype=part.dtype) for name, part in spec.parts().items()}
 
 
 def _unpack(piece: NDArray[np.uint8], part: Part) -> NDArray[Any]:
-    if part.kind == "ternary":
+    if part.is_ternary:
         return unpack_ternary(piece, part.shape)
     return piece.copy().view("<i4").astype(np.int32).reshape(part.shape)
 

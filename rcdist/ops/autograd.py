@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 class _NothingKept:
@@ -18,3 +19,8 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     if torch.is_grad_enabled():
         return function.apply(*arguments)
     return function.forward(_NothingKept(), *arguments)
+
+
+def hollow(like: Tensor) -> Tensor:
+    """Return a tensor of the shape and dtype that holds one element: it only carries a gradient."""
+    return like.new_zeros(1).expand(like.shape)

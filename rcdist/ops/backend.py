@@ -1,10 +1,13 @@
 """Choose who computes: plain PyTorch (reference), compiled C++ (cpu) or Triton."""
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
-from typing import Literal
+from types import ModuleType
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,23 +20,24 @@ Backend = Literal["reference", "cpu", "triton"]
 Choice = Literal["auto", "reference", "cpu", "triton"]
 
 
-class _Forced:
-    choice: Choice = "auto"
+_process_choice: Choice = "auto"
+_forced: ContextVar[Choice | None] = ContextVar("forced", default=None)
 
 
 def force(choice: Choice) -> None:
-    """Set the backend of this process; auto: the fastest that the tensors' device has."""
-    _Forced.choice = choice
+    """Set the backend of this process, of all its threads; auto: the fastest that the tensors' device has."""
+    global _process_choice
+    _process_choice = choice
 
 
 @contextmanager
 def forced(choice: Choice) -> Iterator[None]:
-    """Set the backend while open."""
-    before, _Forced.choice = _Forced.choice, choice
+    """Set the backend of this context while open."""
+    token = _forced.set(choice)
     try:
         yield
     finally:
-        _Forced.choice = before
+        _forced.reset(token)
 
 
 def backend_of(x: Tensor) -> Backend:
@@ -41,7 +45,7 @@ def backend_of(x: Tensor) -> Backend:
 
     A forced backend that cannot work on x (another device, float64) gives way to the reference.
     """
-    choice = _Forced.choice
+    choice = _forced.get() or _process_choice
     if choice in ("auto", "cpu") and native.supports(x) and native.is_available():
         return "cpu"
     # Triton's interpreter runs kernels on CPU tensors: for tests only.
@@ -50,6 +54,20 @@ def backend_of(x: Tensor) -> Backend:
     if choice in ("auto", "triton") and fits and has_triton():
         return "triton"
     return "reference"
+
+
+def twin_of(operation: str, x: Tensor) -> Any:
+    """Return the module that computes an operation on tensors like x: norm_cpu, norm_triton; None: the reference does.
+
+    Such a twin has `forward` and `backward` on plain tensors; autograd's part is the operation's own.
+    """
+    backend = backend_of(x)
+    return None if backend == "reference" else _import(f"rcdist.ops.{operation}_{backend}")
+
+
+@cache
+def _import(name: str) -> ModuleType:
+    return importlib.import_module(name)
 
 
 def describe_backend(x: Tensor) -> str:

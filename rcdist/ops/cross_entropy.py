@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rcdist.ops.backend import backend_of
+from rcdist.ops.autograd import apply
+from rcdist.ops.backend import twin_of
 from rcdist.ops.project import Trained, project
 from rcdist.ops.quantise import Quantised
+from rcdist.ops.weights import quantised_weight
 
 _CPU_CHUNK = 2**19
 _DEVICE_CHUNK = 2**27
@@ -32,16 +34,40 @@ def linear_cross_entropy(
     Cost: 6 M V K FLOPs. Fused, logits exist for a few rows at a time only, and the gradients of tokens and head are
     computed at once with the loss, so that the forward pass costs all of it; the reference keeps all logits.
     """
-    backend = "reference" if tokens.scale is None else backend_of(tokens.handle)
-    if backend == "cpu":
-        from rcdist.ops.cross_entropy_cpu import linear_cross_entropy_cpu
+    twin = None if tokens.scale is None else twin_of("cross_entropy", tokens.handle)
+    if twin is None:
+        return summed_cross_entropy(project(tokens, [head])[0], targets_M, weights_M)
+    rounded = quantised_weight(head.weight_NK)
+    weights_M = torch.ones_like(targets_M, dtype=torch.float32) if weights_M is None else weights_M.float().contiguous()
+    is_trained = torch.is_grad_enabled() and (tokens.handle.requires_grad or head.weight_NK.requires_grad)
+    fixed = (tokens.values, tokens.scale, rounded.values, rounded.scale, targets_M.contiguous(), weights_M)
+    loss: Tensor = apply(_LinearCrossEntropy, twin, is_trained, tokens.handle, head.weight_NK, *fixed)
+    return loss
 
-        return linear_cross_entropy_cpu(tokens, head, targets_M, weights_M)
-    if backend == "triton":
-        from rcdist.ops.cross_entropy_triton import linear_cross_entropy_triton
 
-        return linear_cross_entropy_triton(tokens, head, targets_M, weights_M)
-    return summed_cross_entropy(project(tokens, [head])[0], targets_M, weights_M)
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        twin: Any,
+        is_trained: bool,
+        handle: Tensor,
+        weight: Tensor,
+        values_MK: Tensor,
+        token_scale: Tensor,
+        *fixed: Tensor,
+    ) -> Tensor:
+        loss: Tensor
+        rows_M = token_scale.reshape(-1)
+        loss, dtokens_MK, dweight_VK = twin.forward(handle.dtype, values_MK, rows_M, *fixed, is_trained=is_trained)
+        ctx.save_for_backward(dtokens_MK, None if dweight_VK is None else dweight_VK.to(weight.dtype))
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
+        # In place: a second backward pass over the same graph is refused by autograd's version check.
+        dtokens_MK, dweight_VK = ctx.saved_tensors
+        return None, None, dtokens_MK.mul_(dloss), dweight_VK.mul_(dloss), *[None] * 6
 
 
 def summed_cross_entropy(logits_MV: Tensor, targets_M: Tensor, weights_M: Tensor | None = None) -> Tensor:

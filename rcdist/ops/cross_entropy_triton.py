@@ -2,32 +2,15 @@
 
 # Shapes: M positions, K width, V vocabulary.
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from rcdist.ops.product_triton import dense_product, scale_rows
-from rcdist.ops.project import Trained, quantised_weight
-from rcdist.ops.quantise import Quantised
 
 _CHUNK = 2**26
 """Logits that exist at a time: 256 MiB in float32."""
-
-
-def linear_cross_entropy_triton(
-    tokens: Quantised, head: Trained, targets_M: Tensor, weights_M: Tensor | None
-) -> Tensor:
-    """Compute `ops.cross_entropy.linear_cross_entropy` with Triton."""
-    rounded = quantised_weight(head.weight_NK)
-    device = tokens.handle.device
-    weights_M = torch.ones(len(targets_M), device=device) if weights_M is None else weights_M.float().contiguous()
-    loss: Tensor = _LinearCrossEntropy.apply(
-        *tokens, head.weight_NK, rounded.values, rounded.scale, targets_M.contiguous(), weights_M
-    )
-    return loss
 
 
 @triton.jit
@@ -59,49 +42,40 @@ def _cross_entropy_kernel(
             tl.store(gradient + row + n, value.to(gradient.dtype.element_ty), mask=n < width)
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        handle: Tensor,
-        values_MK: Tensor,
-        token_scale: Tensor,
-        weight: Tensor,
-        ternary_VK: Tensor,
-        beta: Tensor,
-        targets_M: Tensor,
-        weights_M: Tensor,
-    ) -> Tensor:
-        rows_M, dtype, device = token_scale.reshape(-1), handle.dtype, handle.device
-        num_rows, vocabulary = len(values_MK), len(ternary_VK)
-        is_trained = ctx.needs_input_grad[0] or ctx.needs_input_grad[3]
-        chunk = min(max(_CHUNK // vocabulary, 1), num_rows)
-        columns, wide = beta.expand(vocabulary).contiguous(), torch.empty(0, device=device)
-        nats = torch.empty(num_rows, device=device)
-        dtokens_MK = dweight_VK = None
-        if is_trained:
-            dlogits = torch.empty(chunk, vocabulary, dtype=dtype, device=device)
-            dtokens_MK = torch.empty(values_MK.shape, dtype=dtype, device=device)
-            dweight_VK = torch.zeros(ternary_VK.shape, device=device)
-            matrix_VK = scale_rows(ternary_VK, columns, dtype)
-        for first in range(0, num_rows, chunk):
-            part = slice(first, min(first + chunk, num_rows))
-            codes, rows = values_MK[part], rows_M[part]
-            logits = dense_product(wide, codes, rows, ternary_VK, columns)
-            _cross_entropy_kernel[(len(codes),)](
-                *(logits, targets_M[part], weights_M[part], nats[part], dlogits if is_trained else logits, vocabulary),
-                IS_TRAINED=is_trained,
-                BLOCK=min(triton.next_power_of_2(vocabulary), 4096),
-                num_warps=8,
-            )
-            if dtokens_MK is not None and dweight_VK is not None:
-                torch.mm(dlogits[: len(codes)], matrix_VK, out=dtokens_MK[part])
-                dweight_VK += dlogits[: len(codes)].t() @ scale_rows(codes, rows, dtype)
-        ctx.save_for_backward(dtokens_MK, None if dweight_VK is None else dweight_VK.to(weight.dtype))
-        return nats.sum()
-
-    @staticmethod
-    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
-        # In place: a second backward pass over the same graph is refused by autograd's version check.
-        dtokens_MK, dweight_VK = ctx.saved_tensors
-        return dtokens_MK.mul_(dloss), None, None, dweight_VK.mul_(dloss), None, None, None, None
+def forward(
+    dtype: torch.dtype,
+    values_MK: Tensor,
+    rows_M: Tensor,
+    ternary_VK: Tensor,
+    beta: Tensor,
+    targets_M: Tensor,
+    weights_M: Tensor,
+    *,
+    is_trained: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return the loss, and where it is trained the gradients of tokens and head for a gradient of 1 of the loss."""
+    device = values_MK.device
+    num_rows, vocabulary = len(values_MK), len(ternary_VK)
+    chunk = min(max(_CHUNK // vocabulary, 1), num_rows)
+    columns, wide = beta.expand(vocabulary).contiguous(), torch.empty(0, device=device)
+    nats = torch.empty(num_rows, device=device)
+    dtokens_MK = dweight_VK = None
+    if is_trained:
+        dlogits = torch.empty(chunk, vocabulary, dtype=dtype, device=device)
+        dtokens_MK = torch.empty(values_MK.shape, dtype=dtype, device=device)
+        dweight_VK = torch.zeros(ternary_VK.shape, device=device)
+        matrix_VK = scale_rows(ternary_VK, columns, dtype)
+    for first in range(0, num_rows, chunk):
+        part = slice(first, min(first + chunk, num_rows))
+        codes, rows = values_MK[part], rows_M[part]
+        logits = dense_product(wide, codes, rows, ternary_VK, columns)
+        _cross_entropy_kernel[(len(codes),)](
+            *(logits, targets_M[part], weights_M[part], nats[part], dlogits if is_trained else logits, vocabulary),
+            IS_TRAINED=is_trained,
+            BLOCK=min(triton.next_power_of_2(vocabulary), 4096),
+            num_warps=8,
+        )
+        if dtokens_MK is not None and dweight_VK is not None:
+            torch.mm(dlogits[: len(codes)], matrix_VK, out=dtokens_MK[part])
+            dweight_VK += dlogits[: len(codes)].t() @ scale_rows(codes, rows, dtype)
+    return nats.sum(), dtokens_MK, dweight_VK

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rcdist.ops.int8_matmul import is_int8_on_cpu
 from rcdist.ops.quantise import Quantised
-from rcdist.ops.topology import Dense, LinearMap
+from rcdist.ops.topology import DenseMap, LinearMap
 
 
 def frozen_product(tokens: Quantised, matrix: LinearMap, scale: float, gain_N: Tensor | None = None) -> Tensor:
@@ -19,7 +19,7 @@ def frozen_product(tokens: Quantised, matrix: LinearMap, scale: float, gain_N: T
 
     Args:
         tokens: (..., K) from `quantise_tokens`.
-        matrix: from `ops.topology.linear_map`.
+        matrix: from a topology's `linear_map`.
         scale: multiplies the matrix.
         gain_N: trained gain of each output channel. None: 1.
 
@@ -45,7 +45,7 @@ class _FrozenProduct(torch.autograd.Function):
     ) -> Tensor:
         ctx.matrix, ctx.scale = matrix, scale
         values_MK = values.reshape(-1, values.shape[-1])
-        if isinstance(matrix, Dense) and is_int8_on_cpu(values, matrix.ternary_NK):
+        if isinstance(matrix, DenseMap) and is_int8_on_cpu(values, matrix.ternary_NK):
             y_MN = matrix.times(values_MK)
         else:
             # Codes up to 127 are exact in bfloat16 too.

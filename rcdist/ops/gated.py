@@ -2,16 +2,16 @@
 
 # Shapes: D width of the last dimension, ... any leading dimensions.
 
-from typing import Literal
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rcdist.ops.backend import backend_of
+from rcdist.ops.autograd import apply, hollow
+from rcdist.ops.backend import twin_of
 from rcdist.ops.norm import rms_norm
 from rcdist.ops.quantise import Quantised, Rounding, quantise_tokens
-
-Kind = Literal["glu", "readout"]
 
 
 def glu_quantise(a: Tensor, b: Tensor, gain_D: Tensor, eps: float, rounding: Rounding = "nearest") -> Quantised:
@@ -26,8 +26,9 @@ def glu_quantise(a: Tensor, b: Tensor, gain_D: Tensor, eps: float, rounding: Rou
 
     Cost: fused, one read of a and b and one byte written per element. Saved for backward: a and b.
     """
-    if rounding == "nearest" and backend_of(a) != "reference":
-        return _fused("glu", a, b, None, gain_D, eps)
+    twin = twin_of("gated", a) if rounding == "nearest" else None
+    if twin is not None:
+        return Quantised(*apply(_GatedQuantise, twin, a, b, None, gain_D, eps))
     return quantise_tokens(rms_norm(F.silu(a) * b, gain_D, eps), rounding)
 
 
@@ -46,16 +47,26 @@ def readout_quantise(
 
     Cost: as `glu_quantise`.
     """
-    if rounding == "nearest" and backend_of(a) != "reference":
-        return _fused("readout", a, b, a_gain_D, gain_D, eps)
+    twin = twin_of("gated", a) if rounding == "nearest" else None
+    if twin is not None:
+        return Quantised(*apply(_GatedQuantise, twin, a, b, a_gain_D, gain_D, eps))
     return quantise_tokens(rms_norm(rms_norm(a, a_gain_D, eps) * F.silu(b), gain_D, eps), rounding)
 
 
-def _fused(kind: Kind, a: Tensor, b: Tensor, a_gain_D: Tensor | None, gain_D: Tensor, eps: float) -> Quantised:
-    if backend_of(a) == "cpu":
-        from rcdist.ops.gated_cpu import gated_quantise_cpu
+class _GatedQuantise(torch.autograd.Function):
+    """Without a gain of a: the inside of the GLU; with one: the readout."""
 
-        return gated_quantise_cpu(kind, a, b, a_gain_D, gain_D, eps)
-    from rcdist.ops.gated_triton import gated_quantise_triton
+    @staticmethod
+    def forward(
+        ctx: Any, twin: Any, a: Tensor, b: Tensor, a_gain_D: Tensor | None, gain_D: Tensor, eps: float
+    ) -> tuple[Tensor, ...]:
+        a, b = a.contiguous(), b.contiguous()
+        codes, scale, inverses = twin.forward(a, b, a_gain_D, gain_D, eps)
+        ctx.twin = twin
+        ctx.save_for_backward(a, b, a_gain_D, gain_D, inverses)
+        ctx.mark_non_differentiable(codes, scale)
+        return hollow(a), codes, scale
 
-    return gated_quantise_triton(kind, a, b, a_gain_D, gain_D, eps)
+    @staticmethod
+    def backward(ctx: Any, dz: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        return None, *ctx.twin.backward(*ctx.saved_tensors, dz.contiguous()), None

@@ -2,23 +2,12 @@
 
 # Shapes: one program holds whole rows of D channels; M rows.
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcdist.ops.norm_cpu import hollow
-from rcdist.ops.quantise import Quantised
 from rcdist.ops.triton_common import num_programs, num_warps, round_to_nearest
-
-
-def gated_quantise_triton(
-    kind: str, a: Tensor, b: Tensor, a_gain_D: Tensor | None, gain_D: Tensor, eps: float
-) -> Quantised:
-    """Compute `ops.gated.glu_quantise` or `readout_quantise` with Triton."""
-    return Quantised(*_Gated.apply(a, b, a_gain_D, gain_D, eps, kind == "glu"))
 
 
 @triton.jit
@@ -95,42 +84,37 @@ def _backward_kernel(
         tl.store(da_gain + program * width + i, a_sums, mask=inside)
 
 
-class _Gated(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, a: Tensor, b: Tensor, a_gain_D: Tensor | None, gain_D: Tensor, eps: float, is_glu: bool
-    ) -> tuple[Tensor, ...]:
-        a, b, width = a.contiguous(), b.contiguous(), a.shape[-1]
-        rows = a.numel() // width
-        codes = torch.empty(a.shape, dtype=torch.int8, device=a.device)
-        scale = torch.empty(*a.shape[:-1], 1, dtype=torch.float32, device=a.device)
-        inverses = torch.empty(2, rows, device=a.device)
-        block = triton.next_power_of_2(width)
-        _forward_kernel[(rows,)](
-            *(a, b, gain_D if a_gain_D is None else a_gain_D, gain_D, codes, scale, inverses, rows, width, eps),
-            IS_GLU=is_glu,
-            BLOCK=block,
-            num_warps=num_warps(block),
-        )
-        ctx.is_glu = is_glu
-        ctx.save_for_backward(a, b, a_gain_D, gain_D, inverses)
-        ctx.mark_non_differentiable(codes, scale)
-        return hollow(a), codes, scale
+def forward(a: Tensor, b: Tensor, a_gain_D: Tensor | None, gain_D: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return codes, scale, and one over the root mean squares of both norms, (2, rows)."""
+    width = a.shape[-1]
+    rows = a.numel() // width
+    codes = torch.empty(a.shape, dtype=torch.int8, device=a.device)
+    scale = torch.empty(*a.shape[:-1], 1, dtype=torch.float32, device=a.device)
+    inverses = torch.empty(2, rows, device=a.device)
+    block = triton.next_power_of_2(width)
+    _forward_kernel[(rows,)](
+        *(a, b, gain_D if a_gain_D is None else a_gain_D, gain_D, codes, scale, inverses, rows, width, eps),
+        IS_GLU=a_gain_D is None,
+        BLOCK=block,
+        num_warps=num_warps(block),
+    )
+    return codes, scale, inverses
 
-    @staticmethod
-    def backward(ctx: Any, dz: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        a, b, a_gain_D, gain_D, inverses = ctx.saved_tensors
-        rows, width = inverses.shape[1], a.shape[-1]
-        programs = num_programs(a, rows)
-        da, db = torch.empty_like(a), torch.empty_like(b)
-        da_gain, dgain = torch.empty(2, programs, width, device=a.device)
-        block = triton.next_power_of_2(width)
-        _backward_kernel[(programs,)](
-            *(a, b, gain_D if a_gain_D is None else a_gain_D, gain_D, inverses, dz.contiguous(), da, db),
-            *(da_gain, dgain, rows, width),
-            IS_GLU=ctx.is_glu,
-            BLOCK=block,
-            num_warps=num_warps(block),
-        )
-        da_gain_D = None if a_gain_D is None else da_gain.sum(0).to(a_gain_D.dtype)
-        return da, db, da_gain_D, dgain.sum(0).to(gain_D.dtype), None, None
+
+def backward(
+    a: Tensor, b: Tensor, a_gain_D: Tensor | None, gain_D: Tensor, inverses: Tensor, dz: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Return the gradients of a, b and both gains."""
+    rows, width = inverses.shape[1], a.shape[-1]
+    programs = num_programs(a, rows)
+    da, db = torch.empty_like(a), torch.empty_like(b)
+    da_gain, dgain = torch.empty(2, programs, width, device=a.device)
+    block = triton.next_power_of_2(width)
+    _backward_kernel[(programs,)](
+        *(a, b, gain_D if a_gain_D is None else a_gain_D, gain_D, inverses, dz, da, db, da_gain, dgain, rows, width),
+        IS_GLU=a_gain_D is None,
+        BLOCK=block,
+        num_warps=num_warps(block),
+    )
+    da_gain_D = None if a_gain_D is None else da_gain.sum(0).to(a_gain_D.dtype)
+    return da, db, da_gain_D, dgain.sum(0).to(gain_D.dtype)

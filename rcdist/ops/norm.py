@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rcdist.ops.backend import backend_of
+from rcdist.ops.autograd import apply, hollow
+from rcdist.ops.backend import twin_of
 from rcdist.ops.quantise import Quantised, Rounding, quantise_tokens
 
 
@@ -31,17 +32,31 @@ def add_norm_quantise(
     Cost: fused, one read of x and delta, one write of x' and of one byte per element; the reference writes the sum, the
     norm and two intermediate tensors. Saved for backward: x' and one number per vector.
     """
-    backend = backend_of(x) if rounding == "nearest" else "reference"
-    if backend == "cpu":
-        from rcdist.ops.norm_cpu import add_norm_quantise_cpu
+    twin = twin_of("norm", x) if rounding == "nearest" else None
+    if twin is None:
+        x = x if delta is None else x + delta
+        return x, quantise_tokens(rms_norm(x, gain_D, eps), rounding)
+    *new, handle, codes, scale = apply(_AddNormQuantise, twin, x, delta, gain_D, eps)
+    return new[0] if new else x, Quantised(handle, codes, scale)
 
-        return add_norm_quantise_cpu(x, delta, gain_D, eps)
-    if backend == "triton":
-        from rcdist.ops.norm_triton import add_norm_quantise_triton
 
-        return add_norm_quantise_triton(x, delta, gain_D, eps)
-    x = x if delta is None else x + delta
-    return x, quantise_tokens(rms_norm(x, gain_D, eps), rounding)
+class _AddNormQuantise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, twin: Any, x: Tensor, delta: Tensor | None, gain_D: Tensor, eps: float) -> tuple[Tensor, ...]:
+        x_new, codes, scale, inverse = twin.forward(x, delta, gain_D, eps)
+        ctx.twin, ctx.has_delta = twin, delta is not None
+        ctx.save_for_backward(x_new, gain_D, inverse)
+        ctx.mark_non_differentiable(codes, scale)
+        ctx.set_materialize_grads(False)
+        return *((x_new,) if ctx.has_delta else ()), hollow(x_new), codes, scale
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        dx_new, dz = gradients[0] if ctx.has_delta else None, gradients[-3]
+        if dz is None:
+            return None, dx_new, dx_new, None, None
+        dx, dgain_D = ctx.twin.backward(*ctx.saved_tensors, dz, dx_new)
+        return None, dx, dx if ctx.has_delta else None, dgain_D, None
 
 
 def rms_norm(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:

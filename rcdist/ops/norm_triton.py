@@ -2,25 +2,12 @@
 
 # Shapes: one program holds whole rows of D channels; M rows.
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcdist.ops.norm_cpu import hollow
-from rcdist.ops.quantise import Quantised
 from rcdist.ops.triton_common import num_programs, num_warps, round_to_nearest
-
-
-def add_norm_quantise_triton(x: Tensor, delta: Tensor | None, gain_D: Tensor, eps: float) -> tuple[Tensor, Quantised]:
-    """Compute `ops.norm.add_norm_quantise` with Triton."""
-    if delta is None:
-        handle, codes, scale = _NormQuantise.apply(x, gain_D, eps)
-        return x, Quantised(handle, codes, scale)
-    x, handle, codes, scale = _AddNormQuantise.apply(x, delta, gain_D, eps)
-    return x, Quantised(handle, codes, scale)
 
 
 @triton.jit
@@ -66,7 +53,8 @@ def _backward_kernel(x, gain, inverse, dz, dx_new, dx, dgain, rows, width, HAS_D
     tl.store(dgain + program * width + i, sums, mask=inside)
 
 
-def _forward(x: Tensor, delta: Tensor | None, gain_D: Tensor, eps: float) -> tuple[Tensor, ...]:
+def forward(x: Tensor, delta: Tensor | None, gain_D: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return x + delta, the codes, their scale, and one over the root mean square of each vector."""
     width = x.shape[-1]
     rows = x.numel() // width
     x = x.contiguous()
@@ -84,8 +72,8 @@ def _forward(x: Tensor, delta: Tensor | None, gain_D: Tensor, eps: float) -> tup
     return x_new, codes, scale, inverse
 
 
-def _backward(ctx: Any, dz: Tensor, dx_new: Tensor | None) -> tuple[Tensor, Tensor]:
-    x, gain_D, inverse = ctx.saved_tensors
+def backward(x: Tensor, gain_D: Tensor, inverse: Tensor, dz: Tensor, dx_new: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the gradients of x and of the gain."""
     rows, width = inverse.numel(), x.shape[-1]
     programs = num_programs(x, rows)
     dx, dgain = torch.empty_like(x), torch.empty(programs, width, device=x.device)
@@ -97,33 +85,3 @@ def _backward(ctx: Any, dz: Tensor, dx_new: Tensor | None) -> tuple[Tensor, Tens
         num_warps=num_warps(block),
     )
     return dx, dgain.sum(0).to(gain_D.dtype)
-
-
-class _AddNormQuantise(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, delta: Tensor, gain_D: Tensor, eps: float) -> tuple[Tensor, ...]:
-        x_new, codes, scale, inverse = _forward(x, delta, gain_D, eps)
-        ctx.save_for_backward(x_new, gain_D, inverse)
-        ctx.mark_non_differentiable(codes, scale)
-        ctx.set_materialize_grads(False)
-        return x_new, hollow(x_new), codes, scale
-
-    @staticmethod
-    def backward(ctx: Any, dx_new: Tensor | None, dz: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        if dz is None:
-            return dx_new, dx_new, None, None
-        dx, dgain_D = _backward(ctx, dz, dx_new)
-        return dx, dx, dgain_D, None
-
-
-class _NormQuantise(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gain_D: Tensor, eps: float) -> tuple[Tensor, ...]:
-        x_new, codes, scale, inverse = _forward(x, None, gain_D, eps)
-        ctx.save_for_backward(x_new, gain_D, inverse)
-        ctx.mark_non_differentiable(codes, scale)
-        return hollow(x_new), codes, scale
-
-    @staticmethod
-    def backward(ctx: Any, dz: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        return (*_backward(ctx, dz, None), None)

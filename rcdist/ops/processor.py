@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal, get_args
 
 import torch
@@ -32,23 +33,23 @@ def _limit_libraries() -> Isa:
     return isa
 
 
-class _Limit:
-    isa: Isa = _limit_libraries()
+_process_isa = _limit_libraries()
+_isa: ContextVar[Isa] = ContextVar("isa", default=_process_isa)
 
 
 def isa() -> Isa:
     """Return which instructions this process uses."""
-    return _Limit.isa
+    return _isa.get()
 
 
 @contextmanager
 def limited(to: Isa) -> Iterator[None]:
     """Limit our own kernels and choices while open, not the libraries: for tests."""
-    before, _Limit.isa = _Limit.isa, to
+    token = _isa.set(to)
     try:
         yield
     finally:
-        _Limit.isa = before
+        _isa.reset(token)
 
 
 def capability() -> str:

@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcdist.ops.topology import Hadamard, hadamard_matrix
+from rcdist.ops.topology import HadamardMap
+from rcdist.ops.topology.hadamard import hadamard_matrix
 
 _CONFIGS = [
     triton.Config({"BM": 128, "BN": 256, "BK": 128}, num_warps=8, num_stages=3),
@@ -149,14 +150,14 @@ def _stage_kernel(
     tl.store(place, value.to(out.dtype.element_ty), mask=inside)
 
 
-def hadamard_is_fused(matrix: Hadamard) -> bool:
+def hadamard_is_fused(matrix: HadamardMap) -> bool:
     """Say whether the kernels take this matrix: a width that is one run of a power of two, at least 256."""
     width = matrix.signs_S2W.shape[2]
     return matrix.size == width and 256 <= width <= 4096
 
 
 def hadamard_expand(
-    x: Tensor, rows_M: Tensor | None, columns_N: Tensor | None, matrix: Hadamard, dtype: torch.dtype
+    x: Tensor, rows_M: Tensor | None, columns_N: Tensor | None, matrix: HadamardMap, dtype: torch.dtype
 ) -> Tensor:
     """Return the stacked transforms of x (M, W), each output scaled by its row and column, (M, N)."""
     stacked, _, width = matrix.signs_S2W.shape
@@ -171,7 +172,7 @@ def hadamard_expand(
 
 
 def hadamard_contract(
-    y: Tensor, rows_M: Tensor | None, columns_in: Tensor | None, matrix: Hadamard, dtype: torch.dtype
+    y: Tensor, rows_M: Tensor | None, columns_in: Tensor | None, matrix: HadamardMap, dtype: torch.dtype
 ) -> Tensor:
     """Return the transpose of `hadamard_expand` of y * columns_in, (M, W)."""
     stacked, _, width = matrix.signs_S2W.shape
@@ -193,7 +194,7 @@ def _stage(
     rows_M: Tensor | None,
     columns: Tensor | None,
     out: Tensor,
-    matrix: Hadamard,
+    matrix: HadamardMap,
     width_out: int,
     *,
     stacked_in: bool = False,

@@ -1,15 +1,22 @@
 """Several ternary products of one input, trained or frozen: what is common to them is done once."""
 
+# Shapes: M tokens, K input width, N output width.
+
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from rcdist.ops.backend import backend_of
+from rcdist.ops.autograd import apply
+from rcdist.ops.backend import twin_of
 from rcdist.ops.frozen import frozen_product
-from rcdist.ops.quantise import Quantised, Rounding, quantise_weight
+from rcdist.ops.matmul import matmul
+from rcdist.ops.quantise import Quantised, Rounding
 from rcdist.ops.ternary import ternary_product
-from rcdist.ops.topology import LinearMap
+from rcdist.ops.topology import DenseMap, LinearMap
+from rcdist.ops.weights import quantised_weight
 
 
 @dataclass(frozen=True)
@@ -57,16 +64,12 @@ def project(tokens: Quantised, projections: Sequence[Projection]) -> list[Tensor
     `ops.topology`). Fused, the input's gradient is summed in place and the tokens are made float once for all weight
     gradients; saved for backward: the int8 codes, and the outputs of frozen matrices with a gain.
     """
-    backend = backend_of(tokens.handle)
-    if backend != "reference" and tokens.scale is not None:
-        if backend == "cpu":
-            from rcdist.ops.project_cpu import project_cpu
-
-            return project_cpu(tokens, projections)
-        from rcdist.ops.project_triton import project_triton
-
-        return project_triton(tokens, projections)
-    return [project_reference(tokens, projection) for projection in projections]
+    twin = None if tokens.scale is None else twin_of("project", tokens.handle)
+    if twin is None:
+        return [project_reference(tokens, projection) for projection in projections]
+    matrices = [_operand(projection) for projection in projections]
+    tensors = [p.weight_NK if isinstance(p, Trained) else p.gain_N for p in projections]
+    return list(apply(_Project, twin, matrices, tokens.handle, tokens.values, tokens.scale, *tensors))
 
 
 def project_reference(tokens: Quantised, projection: Projection) -> Tensor:
@@ -76,44 +79,73 @@ def project_reference(tokens: Quantised, projection: Projection) -> Tensor:
     return ternary_product(tokens, quantised_weight(projection.weight_NK, projection.rounding))
 
 
-class _Scope:
-    """Hold the rounded weights of the open scope by the identity of the latent tensor."""
+class _Operand(NamedTuple):
+    """Hold a matrix as the twins multiply by it: a map, and a scale for each of its outputs."""
 
-    kept: dict[int, tuple[Tensor, Quantised]] | None = None
+    matrix: LinearMap
+    scale: Tensor | float
+    is_frozen: bool
 
-
-class WeightsQuantisedOnce:
-    """Round each trained matrix at its first use only, while entered; what was rounded is kept between entries.
-
-    Nothing may change or partition the weights meanwhile: for the micro-batches of one optimizer step (ZeRO stages 0
-    to 2), for evaluation and for generation. Memory: one byte per trained weight, on a CPU another for generation.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[int, tuple[Tensor, Quantised]] = {}
-        self._before: list[dict[int, tuple[Tensor, Quantised]] | None] = []
-
-    def __enter__(self) -> None:
-        self._before.append(_Scope.kept)
-        _Scope.kept = self._kept
-
-    def __exit__(self, *_: object) -> None:
-        _Scope.kept = self._before.pop()
+    def columns(self, tensor: Tensor | None, device: torch.device) -> Tensor:
+        """Return what multiplies each output channel, float32; tensor: the gain of a frozen matrix."""
+        if isinstance(self.scale, Tensor):
+            return self.scale.expand(self.matrix.shape[0]).contiguous()
+        if tensor is None:
+            return torch.full((self.matrix.shape[0],), self.scale, device=device)
+        return tensor.float() * self.scale
 
 
-def quantised_weight(weight_NK: Tensor, rounding: Rounding = "nearest") -> Quantised:
-    """Round a matrix to ternary, or return what it was rounded to in the open scope."""
-    if _Scope.kept is None or rounding == "identity":
-        return _quantise(weight_NK, rounding)
-    kept = _Scope.kept.get(id(weight_NK))
-    if kept is None:
-        kept = _Scope.kept[id(weight_NK)] = (weight_NK, _quantise(weight_NK, rounding))
-    return Quantised(weight_NK, kept[1].values, kept[1].scale)
+def _operand(projection: Projection) -> _Operand:
+    if isinstance(projection, Frozen):
+        return _Operand(projection.matrix, projection.scale, is_frozen=True)
+    rounded = quantised_weight(projection.weight_NK)
+    assert rounded.scale is not None
+    matrix = DenseMap({"ternary": rounded.values}, (rounded.values.shape[0], rounded.values.shape[1]))
+    return _Operand(matrix, rounded.scale, is_frozen=False)
 
 
-def _quantise(weight_NK: Tensor, rounding: Rounding) -> Quantised:
-    if rounding == "nearest" and backend_of(weight_NK) == "cpu":
-        from rcdist.ops.project_cpu import quantise_weight_cpu
+class _Project(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        twin: Any,
+        operands: list[_Operand],
+        handle: Tensor,
+        values: Tensor,
+        token_scale: Tensor,
+        *tensors: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        codes, rows = values.reshape(-1, values.shape[-1]), token_scale.reshape(-1)
+        outputs, kept, gains = [], [], []
+        for operand, tensor in zip(operands, tensors, strict=True):
+            gain = tensor if operand.is_frozen else None
+            y_MN = twin.forward(handle, codes, rows, operand.matrix, operand.columns(gain, codes.device))
+            outputs.append(y_MN.view(*values.shape[:-1], -1))
+            gains.append(gain)
+            kept.append(None if gain is None else y_MN)
+        ctx.twin, ctx.operands, ctx.dtype, ctx.shape = twin, operands, handle.dtype, values.shape
+        ctx.save_for_backward(codes, rows, *kept, *gains)
+        return tuple(outputs)
 
-        return quantise_weight_cpu(weight_NK)
-    return quantise_weight(weight_NK, rounding)
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        codes, rows, *saved = ctx.saved_tensors
+        kept, gains = saved[: len(gradients)], saved[len(gradients) :]
+        twin, wide = ctx.twin, ctx.twin.product_dtype(ctx.dtype)
+        results: list[Tensor | None] = []
+        dtokens: Tensor | None = None
+        tokens_MK: Tensor | None = None
+        for i, (operand, dy) in enumerate(zip(ctx.operands, gradients, strict=True)):
+            dy_MN = dy.reshape(-1, dy.shape[-1]).to(wide)
+            if ctx.needs_input_grad[2]:
+                columns = operand.columns(gains[i], codes.device)
+                dtokens = twin.backward(dy_MN, operand.matrix, columns, dtokens)
+            if not ctx.needs_input_grad[5 + i]:
+                results.append(None)
+            elif operand.is_frozen:
+                results.append(twin.gain_gradient(dy_MN, kept[i], gains[i], codes, rows, operand.matrix, operand.scale))
+            else:
+                tokens_MK = twin.scale_rows(codes, rows, wide) if tokens_MK is None else tokens_MK
+                results.append(matmul(dy_MN.t(), tokens_MK).to(ctx.dtype))
+        dhandle = None if dtokens is None else dtokens.to(ctx.dtype).view(ctx.shape)
+        return None, None, dhandle, None, None, *results

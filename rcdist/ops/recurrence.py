@@ -28,7 +28,7 @@ def echo_scan(
     Args:
         f_BTH: forget gate in [0, 1], 1 - leak rate.
         p_BTH: the input's part of the pre-activation, any float dtype; computed in float32 (float64 if f or p is).
-        matrix: square map A of the reservoir, from `ops.topology.linear_map`.
+        matrix: square map A of the reservoir, from a topology's `linear_map`.
         scale: multiplies A.
         gain_H: trained gain of each output channel of A. None: 1.
         h0_BH: state before the first token. Zeros when None.

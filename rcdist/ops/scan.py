@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rcdist.ops.backend import backend_of
+from rcdist.ops.autograd import apply
+from rcdist.ops.backend import twin_of
 
 
 def gated_scan(
@@ -34,16 +35,43 @@ def gated_scan(
 
     Cost: linear in T. Fused, one read of pf and pc and one write of h; saved for backward: pf, pc and h.
     """
-    backend = backend_of(pc_BTH)
-    if backend == "cpu":
-        from rcdist.ops.scan_cpu import gated_scan_cpu
+    twin = twin_of("scan", pc_BTH)
+    if twin is None:
+        return scan(forget_gate(pf_BTH, gamma_H, pc_BTH), F.silu(pc_BTH), h0_BH, starts_BT)
+    pf, constant = (pf_BTH, 0.0) if isinstance(pf_BTH, Tensor) else (None, pf_BTH)
+    h_BTH, last_BH = apply(_GatedScan, twin, constant, pf, pc_BTH, gamma_H, h0_BH, starts_BT)
+    return h_BTH, last_BH
 
-        return gated_scan_cpu(pf_BTH, pc_BTH, gamma_H, h0_BH, starts_BT)
-    if backend == "triton":
-        from rcdist.ops.scan_triton import gated_scan_triton
 
-        return gated_scan_triton(pf_BTH, pc_BTH, gamma_H, h0_BH, starts_BT)
-    return scan(forget_gate(pf_BTH, gamma_H, pc_BTH), F.silu(pc_BTH), h0_BH, starts_BT)
+class _GatedScan(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        twin: Any,
+        constant: float,
+        pf_BTH: Tensor | None,
+        pc_BTH: Tensor,
+        gamma_H: Tensor | None,
+        h0_BH: Tensor | None,
+        starts_BT: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        pf, pc = None if pf_BTH is None else pf_BTH.contiguous(), pc_BTH.contiguous()
+        gamma = None if gamma_H is None else gamma_H.float().contiguous()
+        h0 = None if h0_BH is None else h0_BH.float().contiguous()
+        starts = None if starts_BT is None else starts_BT.contiguous()
+        h, last = twin.forward(constant, pf, pc, gamma, h0, starts)
+        ctx.twin, ctx.constant = twin, constant
+        ctx.dtypes = tuple(None if x is None else x.dtype for x in (gamma_H, h0_BH))
+        ctx.save_for_backward(pf, pc, gamma, h0, starts, h)
+        ctx.set_materialize_grads(False)
+        return h, last
+
+    @staticmethod
+    def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
+        dpf, dpc, dgamma_H, dh0_BH = ctx.twin.backward(ctx.constant, *ctx.saved_tensors, dh, dlast)
+        gamma_dtype, h0_dtype = ctx.dtypes
+        dgamma_H = None if gamma_dtype is None else dgamma_H.to(gamma_dtype)
+        return None, None, dpf, dpc, dgamma_H, None if h0_dtype is None else dh0_BH.to(h0_dtype), None
 
 
 def forget_gate(pf_BTH: Tensor | float, gamma_H: Tensor | None, like_BTH: Tensor) -> Tensor:

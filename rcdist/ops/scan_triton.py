@@ -2,8 +2,6 @@
 
 # Shapes: B sequences, T time, H channels; C chunks of time. One program: one sequence, CHANNELS channels, one chunk.
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -15,23 +13,6 @@ _TILE, _TILE_CHANNELS, _STAGES = 16, 64, 3
 """Of the forward pass; the fastest of 20 combinations on an H200."""
 _ENOUGH = 2**17
 """Channels in flight, times chunks, that fill a device; fewer leave its memory idle while each waits for its loads."""
-
-
-def gated_scan_triton(
-    pf_BTH: Tensor | float,
-    pc_BTH: Tensor,
-    gamma_H: Tensor | None,
-    h0_BH: Tensor | None,
-    starts_BT: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Compute `ops.scan.gated_scan` with Triton.
-
-    With few sequences, time is cut into chunks: a first pass finds how each chunk maps the state before it to the one
-    after it, a small product over chunks gives every chunk its state, and a second pass writes the states.
-    """
-    pf, constant = (pf_BTH, 0.0) if isinstance(pf_BTH, Tensor) else (None, pf_BTH)
-    h_BTH, last_BH = _GatedScan.apply(pf, pc_BTH, gamma_H, h0_BH, starts_BT, constant)
-    return h_BTH, last_BH
 
 
 @triton.jit
@@ -168,89 +149,107 @@ def num_chunks(batch: int, time: int, width: int) -> int:
     return 1 if wanted <= 2 else max(min(wanted, time // (2 * _UNROLL)), 1)
 
 
-class _GatedScan(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        pf_BTH: Tensor | None,
-        pc_BTH: Tensor,
-        gamma_H: Tensor | None,
-        h0_BH: Tensor | None,
-        starts_BT: Tensor | None,
-        constant: float,
-    ) -> tuple[Tensor, Tensor]:
-        pf, pc = None if pf_BTH is None else pf_BTH.contiguous(), pc_BTH.contiguous()
-        gamma = None if gamma_H is None else gamma_H.float().contiguous()
-        h0 = None if h0_BH is None else h0_BH.float().contiguous()
-        starts = None if starts_BT is None else starts_BT.contiguous().view(torch.uint8)
-        batch, time, width = pc.shape
-        chunks = num_chunks(batch, time, width)
-        chunk = triton.cdiv(triton.cdiv(time, chunks), _UNROLL) * _UNROLL
-        chunks = triton.cdiv(time, chunk)
-        end, decay = torch.empty(2, batch, chunks, width, device=pc.device)
-        h = torch.empty_like(pc)
-        grid = (triton.cdiv(width, _TILE_CHANNELS), batch, chunks)
+def _chunk(batch: int, time: int, width: int) -> tuple[int, int]:
+    """Return the steps of a chunk of time, and how many chunks that makes."""
+    chunk = triton.cdiv(triton.cdiv(time, num_chunks(batch, time, width)), _UNROLL) * _UNROLL
+    return chunk, triton.cdiv(time, chunk)
 
-        def run(before: Tensor, *, write: bool) -> None:
-            _forward_kernel[grid](
-                *(pc if pf is None else pf, pc, pc if gamma is None else gamma, pc if starts is None else starts),
-                *(before, h, end, decay, constant, time, width, chunk),
-                HAS_F=pf is not None,
-                HAS_STARTS=starts is not None,
-                WRITE=write,
-                CHANNELS=_TILE_CHANNELS,
-                TILE=_TILE,
-                STAGES=_STAGES,
-                num_warps=1,
-            )
 
-        state = pc.new_zeros(batch, width, dtype=torch.float32) if h0 is None else h0
-        if chunks == 1:
-            before = state.unsqueeze(1)
-        else:
-            run(decay, write=False)
-            before = _through_chunks(state, decay, end)
-        run(before.contiguous(), write=True)
-        ctx.constant, ctx.chunk = constant, chunk
-        ctx.dtypes = tuple(None if x is None else x.dtype for x in (gamma_H, h0_BH))
-        ctx.save_for_backward(pf, pc, gamma, h0, starts, h)
-        ctx.set_materialize_grads(False)
-        return h, end[:, -1].clone()
+def forward(
+    constant: float,
+    pf: Tensor | None,
+    pc: Tensor,
+    gamma: Tensor | None,
+    h0: Tensor | None,
+    starts: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the states, and the last one in float32.
 
-    @staticmethod
-    def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
-        pf, pc, gamma, h0, starts, h = ctx.saved_tensors
-        batch, time, width = pc.shape
-        chunk, chunks = ctx.chunk, triton.cdiv(time, ctx.chunk)
-        dh = torch.zeros_like(pc) if dh is None else dh.contiguous()
-        dpf, dpc = None if pf is None else torch.empty_like(pf), torch.empty_like(pc)
-        begin, decay, dgamma = torch.empty(3, batch, chunks, width, device=pc.device)
-        grid = (triton.cdiv(width, _CHANNELS), batch, chunks)
+    With few sequences, time is cut into chunks: a first pass finds how each chunk maps the state before it to the one
+    after it, a small product over chunks gives every chunk its state, and a second pass writes the states.
+    """
+    batch, time, width = pc.shape
+    chunk, chunks = _chunk(batch, time, width)
+    starts = None if starts is None else starts.view(torch.uint8)
+    end, decay = torch.empty(2, batch, chunks, width, device=pc.device)
+    h = torch.empty_like(pc)
+    grid = (triton.cdiv(width, _TILE_CHANNELS), batch, chunks)
 
-        def run(after: Tensor, *, write: bool) -> None:
-            _backward_kernel[grid](
-                *(pc if pf is None else pf, pc, pc if gamma is None else gamma, pc if starts is None else starts),
-                *(pc if h0 is None else h0, h, dh, after, pc if dpf is None else dpf, dpc, dgamma, begin, decay),
-                *(ctx.constant, time, width, chunk),
-                HAS_F=pf is not None,
-                HAS_STARTS=starts is not None,
-                HAS_H0=h0 is not None,
-                WRITE=write,
-                CHANNELS=_CHANNELS,
-                UNROLL=_UNROLL,
-                num_warps=1,
-            )
+    def run(before: Tensor, *, write: bool) -> None:
+        _forward_kernel[grid](
+            *(
+                pc if pf is None else pf,
+                pc,
+                pc if gamma is None else gamma,
+                pc if starts is None else starts,
+            ),
+            *(before, h, end, decay, constant, time, width, chunk),
+            HAS_F=pf is not None,
+            HAS_STARTS=starts is not None,
+            WRITE=write,
+            CHANNELS=_TILE_CHANNELS,
+            TILE=_TILE,
+            STAGES=_STAGES,
+            num_warps=1,
+        )
 
-        carry = torch.zeros(batch, width, device=pc.device) if dlast is None else dlast.float()
-        if chunks == 1:
-            after = carry.unsqueeze(1)
-        else:
-            run(decay, write=False)
-            after = _through_chunks(carry, decay.flip(1), begin.flip(1)).flip(1)
-        run(after.contiguous(), write=True)
-        gamma_dtype, h0_dtype = ctx.dtypes
-        dgamma_H = None if gamma_dtype is None else dgamma.sum((0, 1)).to(gamma_dtype)
-        return dpf, dpc, dgamma_H, None if h0_dtype is None else begin[:, 0].to(h0_dtype), None, None
+    state = pc.new_zeros(batch, width, dtype=torch.float32) if h0 is None else h0
+    if chunks == 1:
+        before = state.unsqueeze(1)
+    else:
+        run(decay, write=False)
+        before = _through_chunks(state, decay, end)
+    run(before.contiguous(), write=True)
+    return h, end[:, -1].clone()
+
+
+def backward(
+    constant: float,
+    pf: Tensor | None,
+    pc: Tensor,
+    gamma: Tensor | None,
+    h0: Tensor | None,
+    starts: Tensor | None,
+    h: Tensor,
+    dh: Tensor | None,
+    dlast: Tensor | None,
+) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
+    """Return the gradients of pf, pc, gamma and h0."""
+    batch, time, width = pc.shape
+    chunk, chunks = _chunk(batch, time, width)
+    starts = None if starts is None else starts.view(torch.uint8)
+    dh = torch.zeros_like(pc) if dh is None else dh.contiguous()
+    dpf, dpc = None if pf is None else torch.empty_like(pf), torch.empty_like(pc)
+    begin, decay, dgamma = torch.empty(3, batch, chunks, width, device=pc.device)
+    grid = (triton.cdiv(width, _CHANNELS), batch, chunks)
+
+    def run(after: Tensor, *, write: bool) -> None:
+        _backward_kernel[grid](
+            *(
+                pc if pf is None else pf,
+                pc,
+                pc if gamma is None else gamma,
+                pc if starts is None else starts,
+            ),
+            *(pc if h0 is None else h0, h, dh, after, pc if dpf is None else dpf, dpc, dgamma, begin, decay),
+            *(constant, time, width, chunk),
+            HAS_F=pf is not None,
+            HAS_STARTS=starts is not None,
+            HAS_H0=h0 is not None,
+            WRITE=write,
+            CHANNELS=_CHANNELS,
+            UNROLL=_UNROLL,
+            num_warps=1,
+        )
+
+    carry = torch.zeros(batch, width, device=pc.device) if dlast is None else dlast.float()
+    if chunks == 1:
+        after = carry.unsqueeze(1)
+    else:
+        run(decay, write=False)
+        after = _through_chunks(carry, decay.flip(1), begin.flip(1)).flip(1)
+    run(after.contiguous(), write=True)
+    return dpf, dpc, dgamma.sum((0, 1)), begin[:, 0]
 
 
 @triton.jit

@@ -1,7 +1,7 @@
 """Ledger: what a run has used so far: tokens, FLOPs, device seconds, money, energy."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from rcdist.tracking.prices import PriceRow
 
@@ -103,15 +103,6 @@ class Ledger:
             "cost/hardware_flops": float(self.hardware_flops),
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state as plain numbers; JSON keeps it exactly."""
-        return asdict(self)
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a state that `state_dict` returned."""
-        vars(self).update(vars(Ledger(**state)))
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> "Ledger":
-        """Build a ledger from a state that `state_dict` returned."""
-        return cls(**state)
+    def load(self, other: "Ledger") -> None:
+        """Go on from the figures of another ledger."""
+        vars(self).update(vars(other))

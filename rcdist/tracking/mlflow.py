@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from rcdist.errors import ConfigError
+from rcdist.tracking.connect import check_scheme, check_sqlite, describe, lock_setup, refusing, run_within, sqlite_path
 from rcdist.tracking.provenance import collect_tags, flatten_params, redact, redact_tree
-from rcdist.tracking.reach import check_scheme, check_sqlite, describe, lock_setup, refusing, run_within, sqlite_path
 from rcdist.tracking.sender import Sender, logger
 from rcdist.tracking.tracker import Row, RunStatus, Seen
 

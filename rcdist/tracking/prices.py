@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from rcdist.config import CostConfig
-from rcdist.config_model import Section
+from rcdist.config.model import Section
 from rcdist.errors import ConfigError
 
 CPU_ROW = "laptop-cpu"

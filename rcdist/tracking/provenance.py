@@ -9,9 +9,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import rcdist
+
 MAX_PARAM_CHARS = 6000
 """Longest value of an MLflow parameter."""
 _PACKAGES = ("ray", "torch", "deepspeed", "mlflow", "datasets", "tokenizers", "numpy")
+_NOT_IN_NAMES = re.compile(r"[^\w\-. :/]")
+"""Characters that MLflow refuses in the name of a parameter, as the @ of a shared matrix."""
 _URI_PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s]+@")
 _QUERY_PASSWORD = re.compile(r"([?&][^=&\s]*(?:password|passwd|token|secret)[^=&\s]*)=[^&\s]+", re.IGNORECASE)
 
@@ -33,11 +37,11 @@ def redact_tree(tree: Any) -> Any:
 def flatten_params(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Flatten nested settings to `model.width` -> text, without passwords, cut at MAX_PARAM_CHARS.
 
-    Lists become JSON; an empty mapping is `{}`.
+    Lists become JSON; an empty mapping is `{}`; a matrix `r@b` is named r:b.
     """
     flat: dict[str, str] = {}
     for key, value in tree.items():
-        name = f"{prefix}{key}"
+        name = prefix + _NOT_IN_NAMES.sub(":", str(key))
         if isinstance(value, Mapping) and value:
             flat |= flatten_params(value, f"{name}.")
         else:
@@ -46,11 +50,15 @@ def flatten_params(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
+def package_versions() -> dict[str, str]:
+    """Return the versions of rcdist and of the packages that decide over a run's numbers and files."""
+    return {"rcdist": rcdist.__version__} | {name: metadata.version(name) for name in _PACKAGES}
+
+
 def collect_tags() -> dict[str, str]:
     """Return versions of what a run depends on, and the git commit of the code when it lies in a checkout."""
     tags = {"version.python": platform.python_version()}
-    for name in _PACKAGES:
-        tags[f"version.{name}"] = metadata.version(name)
+    tags |= {f"version.{name}": version for name, version in package_versions().items()}
     folder = Path(__file__).resolve().parent
     commit = _git(folder, "rev-parse", "HEAD")
     if commit:

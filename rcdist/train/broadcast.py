@@ -1,13 +1,11 @@
 """Receive the frozen matrices: one object in Ray's store, unpacked once per worker, proved by digest on every rank."""
 
-from typing import Any
-
 import ray
-import torch.distributed as dist
 
 from rcdist.config import JobConfig
 from rcdist.errors import ClusterError
 from rcdist.model.reservoir import PackedBank, ReservoirBank, build_bank
+from rcdist.train.collectives import gather_objects
 
 
 def receive_bank(
@@ -23,19 +21,14 @@ def receive_bank(
     Raises:
         ClusterError: a rank's digest differs; names the rank and both digests.
     """
-    if packed_ref is None:
-        bank = build_bank(config.model, config.reservoir)
-    else:
-        bank = ReservoirBank.from_packed(ray.get(packed_ref))
+    bank = build_bank(config.architecture) if packed_ref is None else ReservoirBank.from_packed(ray.get(packed_ref))
     prove_digest(bank, expected_digest)
     return bank
 
 
 def prove_digest(bank: ReservoirBank, expected_digest: str) -> None:
     """Compare the digest of the resident bytes of every rank with `expected_digest`; a collective call."""
-    digests: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(digests, bank.digest())
-    for rank, digest in enumerate(digests):
+    for rank, digest in enumerate(gather_objects(bank.digest())):
         if digest != expected_digest:
             raise ClusterError(
                 "reservoir",
@@ -51,9 +44,7 @@ def prove_matrix(bank: ReservoirBank, key: str, expected_digest: str) -> None:
     Raises:
         ClusterError: names the first rank whose bytes differ, and both digests.
     """
-    digests: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(digests, bank.digest_of(key))
-    for rank, digest in enumerate(digests):
+    for rank, digest in enumerate(gather_objects(bank.digest_of(key))):
         if digest != expected_digest:
             raise ClusterError(
                 f"reservoir matrix {key}",

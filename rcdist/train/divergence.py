@@ -3,32 +3,17 @@
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
+from rcdist.checkpoint.state import SpikeState
 from rcdist.config import DivergenceConfig
 
-Action = Literal["applied", "skipped", "roll_back", "stop"]
+Action = Literal["go_on", "roll_back", "stop"]
 
 _LEAST_LOSSES = 16
 """Losses from which a median and a spread are taken seriously."""
 _LEAST_JUMP = 0.05
 """Share of the median below which no distance is a jump: a run that stands still has almost no spread."""
-
-
-@dataclass
-class SpikeState:
-    """Hold what the guard remembers; it rides in the checkpoint, so that a resumed run decides alike.
-
-    Attributes:
-        losses: of the newest applied steps, nats per token.
-        skipped: steps of late whose update was skipped.
-        rollbacks: how often training went back to a checkpoint.
-    """
-
-    losses: list[float] = field(default_factory=list)
-    skipped: list[int] = field(default_factory=list)
-    rollbacks: int = 0
 
 
 class SpikeGuard:
@@ -63,11 +48,11 @@ class SpikeGuard:
         """
         if applied:
             self.state.losses = [*self.state.losses, loss][-self._config.window_steps :]
-            return "applied"
+            return "go_on"
         recent = step - self._config.window_steps
         self.state.skipped = [s for s in self.state.skipped if s > recent] + [step]
         if len(self.state.skipped) <= self._config.max_skipped:
-            return "skipped"
+            return "go_on"
         self.state.skipped = []
         if self.state.rollbacks >= self._config.max_rollbacks:
             return "stop"

@@ -1,7 +1,6 @@
-"""Drive DeepSpeed: the only file that names it; everything else sees train_step, evaluate, save and restore."""
+"""Drive DeepSpeed ZeRO: a training step, an evaluation, the state as files and back."""
 
 import contextlib
-import io
 import logging
 import math
 import os
@@ -15,15 +14,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from rcdist.checkpoint.files import to_host
+from rcdist.checkpoint.manifest import ZERO_FOLDER
 from rcdist.config import JobConfig
 from rcdist.data.loader import MicroBatch
-from rcdist.ops.project import WeightsQuantisedOnce
+from rcdist.ops.weights import WeightsQuantisedOnce
 from rcdist.train.deepspeed_config import build_deepspeed_config, is_unwrapped
 from rcdist.train.optim import DECAY_GROUP, build_parameter_groups
-from rcdist.train.writer import to_host
-
-ZERO_FOLDER = "zero"
-"""Folder inside a checkpoint that DeepSpeed writes."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +31,13 @@ class StepResult:
         loss_nats: mean loss per real target token of the global batch, in nats.
         grad_norm: global 2-norm of the gradient before clipping; inf or NaN when the step was skipped.
         applied: False when the update was skipped: loss or gradient was not finite, or the loss above its limit.
-        wishes: what the ranks asked for, added up.
+        summed: the numbers of `also_sum`, added up over the ranks.
     """
 
     loss_nats: float
     grad_norm: float
     applied: bool
-    wishes: tuple[float, ...] = ()
+    summed: tuple[float, ...] = ()
 
 
 class Engine:
@@ -57,7 +54,7 @@ class Engine:
         deepspeed = _import_deepspeed(device)
         settings = config.optimizer
         groups = build_parameter_groups(model, settings.weight_decay)
-        self.num_trained = sum(p.numel() for group in groups for p in group["params"])
+        num_trained = sum(p.numel() for group in groups for p in group["params"])
         self._optimizer = torch.optim.AdamW(
             groups,
             lr=settings.learning_rate,
@@ -70,7 +67,7 @@ class Engine:
         self._zero_stage = config.train.zero_stage
         self._is_unwrapped = is_unwrapped(config)
         self._clip_norm = settings.clip_norm
-        ds_config = build_deepspeed_config(config, world_size, self.num_trained)
+        ds_config = build_deepspeed_config(config, world_size, num_trained)
         self.num_micro_batches: int = ds_config["gradient_accumulation_steps"]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -91,7 +88,7 @@ class Engine:
         learning_rate: float,
         weight_decay: float,
         loss_limit: float = math.inf,
-        wishes: Sequence[float] = (),
+        also_sum: Sequence[float] = (),
     ) -> StepResult:
         """Run forward and backward over the micro-batches of this rank and update once.
 
@@ -101,7 +98,7 @@ class Engine:
             learning_rate: for every group.
             weight_decay: for the matrices.
             loss_limit: nats per token; a step with more is not applied.
-            wishes: numbers of this rank that are added up over ranks, on the way of the loss.
+            also_sum: numbers of this rank that are added up over the ranks together with the loss.
         """
         assert len(micro_batches) == self.num_micro_batches
         for group in self._optimizer.param_groups:
@@ -111,7 +108,7 @@ class Engine:
         self._engine.train()
         # DeepSpeed averages over ranks and divides by the accumulation steps; undoing both leaves sum / global_tokens.
         scale = self._world_size * self.num_micro_batches / global_tokens
-        shared = torch.tensor([0.0, *wishes], dtype=torch.float64, device=self.device)
+        shared = torch.tensor([0.0, *also_sum], dtype=torch.float64, device=self.device)
         grad_norm: float | None = None
         with self._weights_kept():
             for i, batch in enumerate(micro_batches):
@@ -163,7 +160,7 @@ class Engine:
         return self._forward(batch).double()
 
     @contextlib.contextmanager
-    def whole(self, parameter: torch.nn.Parameter) -> Iterator[None]:
+    def gathered(self, parameter: torch.nn.Parameter) -> Iterator[None]:
         """Make a parameter's values whole on every rank while open, for reading; a collective call at stage 3."""
         if self._zero_stage < 3:
             yield
@@ -190,7 +187,7 @@ class Engine:
             self._engine.checkpoint_engine = real
 
     def restore(self, folder: Path, *, is_universal: bool = False) -> None:
-        """Read the state from a complete checkpoint: of an equal world size, or in the form of train/universal.py."""
+        """Read the state from a complete checkpoint: of an equal world size, or in the form of checkpoint/resize.py."""
         # DeepSpeed's universal load at stage 3 gives all groups the settings of the first, weight decay included, and
         # one and the same tensor as their step counter, which then counts each step once per group.
         settings = [{k: v for k, v in group.items() if k != "params"} for group in self._optimizer.param_groups]
@@ -204,35 +201,6 @@ class Engine:
         for state in self._optimizer.state.values():
             if isinstance(state.get("step"), torch.Tensor):
                 state["step"] = state["step"].clone()
-
-    def count_optimizer_state(self) -> tuple[int, int]:
-        """Count the moment elements over all ranks.
-
-        Returns:
-            (elements without ZeRO's padding, padding elements). The first is 2 x trained parameters.
-        """
-        local = sum(
-            tensor.numel()
-            for state in self._optimizer.state.values()
-            for name, tensor in state.items()
-            if name in ("exp_avg", "exp_avg_sq")
-        )
-        total = torch.tensor([float(local)], dtype=torch.float64, device=self.device)
-        if self._zero_stage > 0:
-            dist.all_reduce(total)
-        padding = 2 * self._count_padding()
-        return int(total.item()) - padding, padding
-
-    def _count_padding(self) -> int:
-        zero: Any = self._engine.optimizer
-        if self._zero_stage == 3:
-            parameters = list(self._engine.module.parameters())
-            return sum(p.partition_numel() * self._world_size - p.ds_numel for p in parameters)
-        if self._zero_stage in (1, 2) and hasattr(zero, "groups_padding"):
-            padding = torch.tensor([float(sum(zero.groups_padding))], dtype=torch.float64, device=self.device)
-            dist.all_reduce(padding)
-            return int(padding.item())
-        return 0
 
 
 class _Capture:
@@ -274,14 +242,3 @@ def _import_deepspeed(device: torch.device) -> Any:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False)
     return deepspeed
-
-
-def consolidate_stage_three(folder: Path) -> dict[str, torch.Tensor]:
-    """Put the weights of a stage 3 checkpoint together from every rank's shard, float32, on the CPU."""
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    # It reports its progress on stdout, where a job prints its result.
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-        weights: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=ZERO_FOLDER)
-    return weights

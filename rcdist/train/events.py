@@ -1,26 +1,34 @@
-"""Tell what happened to a run, and let all ranks know what rank 0 knows."""
+"""Log what happens to a run besides its metrics: the one list of events, and the file they are in."""
 
 import json
 import time
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import torch.distributed as dist
 
 EVENTS = "events.jsonl"
-"""File of a run with what was skipped, taken back or ended early, and why."""
+"""File of a run with its events, one JSON object per line; MLflow gets it when the job ends."""
 
 
-def tell(run_dir: Path, step: int, what: str, why: str) -> None:
-    """Write an event down, on rank 0: the log shows it, and MLflow gets the file when the job ends."""
+class Event(StrEnum):
+    """Name everything that is logged as an event."""
+
+    STEP_SKIPPED = "step_skipped"
+    """The update of a step was not applied: loss or gradient not finite, or the loss a jump."""
+    ROLLED_BACK = "rolled_back"
+    """Weights and optimizer were taken back to a checkpoint."""
+    DIVERGED = "diverged"
+    """Training ends because of its loss."""
+    PREEMPTION_NOTICE = "preemption_notice"
+    """A node is about to be taken away."""
+    CHECKPOINT_SKIPPED = "checkpoint_skipped"
+    """A checkpoint was not saved because the storage is full."""
+
+
+def log_event(run_dir: Path, step: int, event: Event, detail: str) -> None:
+    """Print an event and append it to the file; rank 0 does, the others do nothing."""
     if dist.get_rank() == 0:
-        print(f"step {step}: {what}: {why}", flush=True)
+        print(f"step {step}: {event}: {detail}", flush=True)
         with (run_dir / EVENTS).open("a") as file:
-            file.write(json.dumps({"time": time.time(), "step": step, "event": what, "detail": why}) + "\n")
-
-
-def share(value: Any) -> Any:
-    """Return rank 0's value on every rank."""
-    held = [value]
-    dist.broadcast_object_list(held)
-    return held[0]
+            file.write(json.dumps({"time": time.time(), "step": step, "event": event, "detail": detail}) + "\n")

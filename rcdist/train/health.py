@@ -62,7 +62,7 @@ class Health:
             prove_matrix(self._bank, key, self._digests[key])
         self._readings += 1
         for name, module in self._trained.items():
-            with self._engine.whole(module.weight):
+            with self._engine.gathered(module.weight):
                 if dist.get_rank() == 0:
                     record |= self._read_matrix(name, module.weight)
         with self._observed(record):

@@ -1,5 +1,6 @@
 """Train on one worker, top to bottom: receive, build, restore, step, evaluate, save, report. Read this file first."""
 
+import contextlib
 import logging
 import math
 import time
@@ -10,6 +11,7 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 
+from rcdist.checkpoint.state import LoopState
 from rcdist.config import JobConfig
 from rcdist.data.loader import Loader
 from rcdist.data.shards import TokenCorpus
@@ -19,59 +21,51 @@ from rcdist.model.reservoir import ReservoirBank
 from rcdist.ops.backend import describe_backend, force
 from rcdist.ops.host import prepare_host
 from rcdist.tracking.ledger import Ledger
+from rcdist.tracking.samples import SampleLog
 from rcdist.train.broadcast import receive_bank
-from rcdist.train.budget import budget_error
+from rcdist.train.checkpointer import Checkpointer
+from rcdist.train.collectives import broadcast_object
+from rcdist.train.control import Interrupts, budget_error, is_stop_requested, read_stop, write_stop
 from rcdist.train.deepspeed_config import split_batch
 from rcdist.train.divergence import SpikeGuard, describe_limit
 from rcdist.train.engine import Engine, StepResult
 from rcdist.train.evaluate import evaluate
-from rcdist.train.events import share, tell
-from rcdist.train.faults import Faults
+from rcdist.train.events import Event, log_event
+from rcdist.train.fault_injection import FaultInjector
 from rcdist.train.health import Health
-from rcdist.train.heartbeat import Heartbeat
-from rcdist.train.meter import Meter
+from rcdist.train.meter import LedgerFile, Meter
 from rcdist.train.optim import learning_rate_at, weight_decay_at
-from rcdist.train.samples import SampleLog
-from rcdist.train.saver import Saver
-from rcdist.train.state import RECORDS_IN_FLIGHT, LoopState, go_back, restore
-from rcdist.train.stop import is_stop_requested, read_stop, write_stop
+from rcdist.train.payload import Payload
 from rcdist.train.wire import WireMeter
-from rcdist.train.wishes import Wishes
 
 _EARLY_RECORD = 3
-"""Step of which there is a record whatever `train.log_every_steps` says: how long will all of it take?"""
+"""Step that is recorded whatever `train.log_every_steps` says, so that the time left is known early."""
 
 
-def train_loop_per_worker(payload: dict[str, Any]) -> None:
-    """Run one worker of a training run; see launch.py for what `payload` holds."""
+def train_loop_per_worker(arguments: dict[str, Any]) -> None:
+    """Run one worker of a training run; `arguments` holds a Payload as `payload`."""
     entered = time.monotonic()
-    config = JobConfig(**payload["config"])
+    payload: Payload = arguments["payload"]
+    config = payload.config
     device = ray.train.torch.get_device()
     _prepare_process(config, device)
-    if share(read_stop(config.run_dir) is not None or is_stop_requested(config.run_dir)):
-        return  # Ray has restarted the workers after an error that no retry can mend; the driver will say it
+    if broadcast_object(read_stop(config.run_dir) is not None or is_stop_requested(config.run_dir)):
+        return  # Ray has restarted the workers after an error that would only repeat: the driver raises it
     try:
-        bank = receive_bank(config, payload["bank_ref"], payload["bank_digest"])
+        bank = receive_bank(config, payload.bank_ref, payload.bank_digest)
         wire = WireMeter(bank.buffers())
         with wire.installed():
-            _train(config, payload, bank, wire, device, entered)
+            _train(payload, bank, wire, device, entered)
     except RcdistError as error:
-        write_stop(config.run_dir, error)
+        with contextlib.suppress(OSError):  # a full disk must not hide the error
+            write_stop(config.run_dir, error, dist.get_rank())
         raise
 
 
-def _train(
-    config: JobConfig,
-    payload: dict[str, Any],
-    bank: ReservoirBank,
-    wire: WireMeter,
-    device: torch.device,
-    entered: float,
-) -> None:
-    rank, world_size = dist.get_rank(), dist.get_world_size()
+def _train(payload: Payload, bank: ReservoirBank, wire: WireMeter, device: torch.device, entered: float) -> None:
+    config, rank, world_size = payload.config, dist.get_rank(), dist.get_world_size()
     model = LanguageModel(
-        config.model,
-        config.reservoir,
+        config.architecture,
         bank,
         seed=config.seed,
         activation_checkpointing=config.train.activation_checkpointing,
@@ -79,11 +73,10 @@ def _train(
     )
     engine = Engine(model, config, world_size=world_size, device=device)
 
-    train_corpus = TokenCorpus(payload["train_corpus"].path)
-    validation_corpus = TokenCorpus(payload["validation_corpus"].path)
-    ledger = Ledger()
-    state = LoopState()
-    restored = restore(payload, config, engine, ledger, state)
+    train_corpus, validation_corpus = TokenCorpus(payload.data.train.path), TokenCorpus(payload.data.validation.path)
+    ledger, faults = Ledger(), FaultInjector(config.run_dir, rank)
+    checkpointer = Checkpointer(payload, engine, bank, ledger, faults)
+    state, restored = checkpointer.restore()
     loader = Loader(
         train_corpus,
         seq_len=config.data.seq_len,
@@ -95,22 +88,21 @@ def _train(
         cursor=state.cursor,
     )
     health = Health(engine, bank)
-    heartbeat = Heartbeat(config.run_dir, payload["began"]) if rank == 0 else None
+    ledger_file = LedgerFile(config.run_dir, payload.began) if rank == 0 else None
     # From a failure to here the workers were held; a new job's first workers are paid for from where they began.
-    held_s = max(heartbeat.recover(ledger) if heartbeat else 0.0, time.monotonic() - entered)
-    meter = Meter(config, payload["price"], ledger, wire, world_size, device, heartbeat)
-    faults = Faults(config.run_dir, rank)
+    held_s = max(ledger_file.recover(ledger) if ledger_file else 0.0, time.monotonic() - entered)
+    meter = Meter(config, payload.price, ledger, wire, world_size, device, ledger_file)
     engine.before_update(lambda: faults.kill_at("optimizer", state.step + 1))
-    saver = Saver(config, payload, engine, bank, ledger, faults)
     guard = SpikeGuard(config.divergence, state.spikes)
-    wishes = Wishes(config, ledger, payload["began"] + (config.train.max_wall_s or math.inf), rank)
+    interrupts = Interrupts(config, ledger, payload.began + (config.train.max_wall_s or math.inf), rank)
     if rank == 0:
         print(describe_backend(next(engine.module.parameters())), flush=True)
     if rank == 0 and restored:
         print(f"resumed from {restored.name} at step {state.step}, window {state.cursor}", flush=True)
 
     meter.charge("startup", extra_s=held_s)
-    samples = SampleLog(config.run_dir, share(time.time_ns()), rank) if config.tracking.log_samples else None
+    started = broadcast_object(time.time_ns())
+    samples = SampleLog(config.run_dir, started, rank) if config.tracking.log_samples else None
     last = config.train.steps
     while state.step < last:
         meter.begin_step()
@@ -123,7 +115,7 @@ def _train(
             learning_rate=learning_rate_at(state.step, last, config.optimizer, config.schedule),
             weight_decay=weight_decay_at(state.step, last, config.optimizer, config.schedule),
             loss_limit=limit,
-            wishes=wishes.look(),
+            also_sum=interrupts.poll(),
         )
         state.step += 1
         state.cursor = loader.cursor
@@ -131,14 +123,15 @@ def _train(
             samples.append(state.step, batch.samples)
         state.skipped_steps += not result.applied
         meter.count_step(result, loader)
-        _react(config, engine, state, guard, result, limit)
+        _watch_loss(config, checkpointer, state, guard, result, limit)
 
         record: dict[str, float] = {}
         is_last = state.step == last
-        heard = wishes.hear(result.wishes)
-        if heard.is_noticed:
-            tell(config.run_dir, state.step, "notice", "a node is about to be taken away: saving now")
-        is_ending = is_last or heard.is_stopped or heard.used_up is not None
+        interruption = interrupts.agree(result.summed)
+        if interruption.is_preempted:
+            detail = "a node is about to be taken away: saving now"
+            log_event(config.run_dir, state.step, Event.PREEMPTION_NOTICE, detail)
+        is_ending = is_last or interruption.is_stopped or interruption.used_up is not None
         if is_last or _is_due(state.step, config.evaluate.every_steps):
             record |= evaluate(
                 engine,
@@ -149,36 +142,42 @@ def _train(
             )
         if _is_due(state.step, config.tracking.health_every_steps):
             record |= health.read(batch.micro_batches[0])
-        is_urgent = is_ending or heard.is_noticed
+        is_urgent = is_ending or interruption.is_preempted
         save_due = is_urgent or _is_due(state.step, config.checkpoint.every_steps)
         is_early = state.step == _EARLY_RECORD
         if record or save_due or is_early or _is_due(state.step, config.train.log_every_steps):
             # Proved when the bank was received and at every reading of the health: a difference raises.
-            record |= {"reservoir/digest_ok": 1.0, "wire/start_bytes": float(payload["start_bytes"])}
+            record |= {"reservoir/digest_ok": 1.0, "wire/start_bytes": float(payload.start_bytes)}
             record |= {"train/epoch": state.cursor / train_corpus.num_windows(config.data.seq_len)}
             record |= {"train/rollbacks": float(state.spikes.rollbacks)}
             record |= meter.read(step=state.step, skipped_steps=state.skipped_steps)
             state.records.append({"step": state.step, "timestamp_ms": int(time.time() * 1000), **record})
             if save_due:
-                saver.save(state, wait=is_urgent)
+                checkpointer.save(state, wait=is_urgent)
                 meter.charge("checkpoint")
-                state.records = state.records[-RECORDS_IN_FLIGHT:]
             else:
-                saver.report(state)
-        if heard.used_up is not None and not is_last and rank == 0:
-            write_stop(config.run_dir, budget_error(config, heard.used_up, state.step, ledger))
+                checkpointer.report(state)
+        if interruption.used_up is not None and not is_last and rank == 0:
+            write_stop(config.run_dir, budget_error(config, interruption.used_up, state.step, ledger), rank)
         if is_ending:
             break
     loader.close()
+    if ledger_file is not None:
+        ledger_file.write(ledger, now=True)
 
 
-def _react(
-    config: JobConfig, engine: Engine, state: LoopState, guard: SpikeGuard, result: StepResult, limit: float
+def _watch_loss(
+    config: JobConfig,
+    checkpointer: Checkpointer,
+    state: LoopState,
+    guard: SpikeGuard,
+    result: StepResult,
+    limit: float,
 ) -> None:
-    """Do what a step asks for whose update was skipped.
+    """Let the guard see the loss of a step, and do what it decides.
 
     Raises:
-        DivergedError: that is to stop.
+        DivergedError: training is to stop.
     """
     if not result.applied and config.train.on_nonfinite == "stop":
         raise DivergedError(
@@ -187,11 +186,14 @@ def _react(
             f"step {state.step} has loss {result.loss_nats} and gradient norm {result.grad_norm}",
             "Lower optimizer.learning_rate, or use train.on_nonfinite=skip",
         )
+    if not result.applied:
+        detail = f"loss {result.loss_nats:.4f}, {describe_limit(state.spikes.losses, limit)}"
+        detail += f", gradient norm {result.grad_norm:.3g}"
+        log_event(config.run_dir, state.step, Event.STEP_SKIPPED, detail)
     action = guard.observe(state.step, result.loss_nats, applied=result.applied)
-    if action != "applied":
-        why = f"loss {result.loss_nats:.4f}, {describe_limit(state.spikes.losses, limit)}"
-        tell(config.run_dir, state.step, action, f"{why}, gradient norm {result.grad_norm:.3g}")
     if action == "stop":
+        tried = f"after {config.divergence.max_rollbacks} returns to a checkpoint"
+        log_event(config.run_dir, state.step, Event.DIVERGED, f"loss {result.loss_nats:.4f} {tried}")
         raise DivergedError(
             "divergence.max_rollbacks",
             config.divergence.max_rollbacks,
@@ -199,7 +201,7 @@ def _react(
             "Lower optimizer.learning_rate, or look at the data around this step",
         )
     if action == "roll_back":
-        go_back(config, engine, state)
+        checkpointer.go_back(state.step)
 
 
 def _is_due(step: int, every_steps: int | None) -> bool:

@@ -1,7 +1,10 @@
-"""Turn what the steps of one worker measured into records, and charge the ledger."""
+"""Turn what the steps of one worker measured into records, and charge the ledger, also on disk."""
 
+import json
 import resource
 import time
+from dataclasses import asdict
+from pathlib import Path
 
 import torch
 
@@ -11,9 +14,56 @@ from rcdist.model.cost import estimate_flops
 from rcdist.tracking.ledger import Kind, Ledger
 from rcdist.tracking.prices import PriceRow
 from rcdist.train.engine import StepResult
-from rcdist.train.heartbeat import Heartbeat
 from rcdist.train.optim import learning_rate_at
 from rcdist.train.wire import WireMeter
+
+_FILE = "ledger.json"
+_EVERY_S = 0.2
+"""Seconds between two writings of the ledger."""
+
+
+def read_ledger(run_dir: Path) -> Ledger:
+    """Return what a run was charged so far, by all its jobs; the empty ledger for a new run."""
+    path = run_dir / _FILE
+    return Ledger(**json.loads(path.read_text())["ledger"]) if path.exists() else Ledger()
+
+
+class LedgerFile:
+    """Keep the ledger beside the checkpoints: work that is lost with a worker was paid for too.
+
+    Args:
+        run_dir: of the run.
+        launch: names the job; workers that one job starts again were held, and so paid for, in between.
+    """
+
+    def __init__(self, run_dir: Path, launch: float) -> None:
+        self._path, self._launch = run_dir / _FILE, launch
+        self._written = -_EVERY_S
+
+    def write(self, ledger: Ledger, *, now: bool = False) -> None:
+        """Write the ledger, five times a second at most unless `now`."""
+        if not now and time.monotonic() - self._written < _EVERY_S:
+            return
+        self._written = time.monotonic()
+        part = self._path.with_suffix(".part")
+        part.write_text(json.dumps({"launch": self._launch, "time": time.time(), "ledger": asdict(ledger)}))
+        part.replace(self._path)
+
+    def recover(self, ledger: Ledger) -> float:
+        """Add what was charged after the checkpoint that `ledger` comes from.
+
+        Returns:
+            Wall seconds since then that this job held its workers without charging for them.
+        """
+        if not self._path.exists():
+            return 0.0
+        found = json.loads(self._path.read_text())
+        charged = Ledger(**found["ledger"])
+        if charged.device_s > ledger.device_s:
+            ledger.lost_device_s = charged.lost_device_s + charged.useful_device_s - ledger.useful_device_s
+            for name in ("device_s", "usd", "kwh", "startup_device_s", "checkpoint_device_s", "hardware_flops"):
+                setattr(ledger, name, getattr(charged, name))
+        return max(time.time() - found["time"], 0.0) if found["launch"] == self._launch else 0.0
 
 
 class Meter:
@@ -26,7 +76,7 @@ class Meter:
         wire: counts what this worker hands to collectives.
         world_size: devices paid for.
         device: where the model trains.
-        heartbeat: writes the ledger down; rank 0's.
+        file: of the ledger; rank 0's.
     """
 
     def __init__(
@@ -37,7 +87,7 @@ class Meter:
         wire: WireMeter,
         world_size: int,
         device: torch.device,
-        heartbeat: Heartbeat | None = None,
+        file: LedgerFile | None = None,
     ) -> None:
         self._config = config
         self._price = price
@@ -46,9 +96,9 @@ class Meter:
         self._world_size = world_size
         self._device = device
         self._flops = estimate_flops(
-            config.model, config.reservoir, activation_checkpointing=config.train.activation_checkpointing
+            config.architecture, activation_checkpointing=config.train.activation_checkpointing
         )
-        self._heartbeat = heartbeat
+        self._file = file
         self._charged_at = self._step_began = time.perf_counter()
         self._reset()
 
@@ -93,8 +143,8 @@ class Meter:
             kind=kind,
         )
         self._charged_at = now
-        if self._heartbeat is not None:
-            self._heartbeat.beat(self._ledger)
+        if self._file is not None:
+            self._file.write(self._ledger)
 
     def read(self, *, step: int, skipped_steps: int) -> dict[str, float]:
         """Return the record of the steps since the last one, and start the next.

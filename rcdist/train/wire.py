@@ -1,10 +1,11 @@
 """Count the bytes that a worker hands to collectives, those of frozen tensors apart: measured, not assumed."""
 
 import functools
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch.distributed as dist
@@ -64,11 +65,12 @@ class WireMeter:
     def installed(self) -> Iterator[None]:
         """Count in this meter; enter it before DeepSpeed, which keeps references to collectives, is imported."""
         _wrap_collectives()
-        previous, _Active.meter = _Active.meter, self
+        global _counting
+        previous, _counting = _counting, self
         try:
             yield
         finally:
-            _Active.meter = previous
+            _counting = previous
 
     def take(self) -> WireBytes:
         """Return the bytes since the last call."""
@@ -89,35 +91,32 @@ class WireMeter:
                 self.count(item)
 
 
-class _Active:
-    """Hold which meter counts in this process, and whether this thread is inside a collective already."""
+_counting: WireMeter | None = None
+"""The meter of this process, not of a context: on a GPU gradients are reduced from threads that autograd started."""
 
-    meter: WireMeter | None = None
-    is_wrapped = False
-    inside = threading.local()
+_is_inside: ContextVar[bool] = ContextVar("is_inside", default=False)
+"""Whether a collective is running already: those that are written in terms of others count once, at the outside."""
 
 
+@cache
 def _wrap_collectives() -> None:
     """Put a counting function in the place of every collective, once per process: DeepSpeed keeps what it finds."""
-    if not _Active.is_wrapped:
-        for name, place in _SENT.items():
-            if hasattr(dist, name):
-                setattr(dist, name, _wrap(getattr(dist, name), place))
-        _Active.is_wrapped = True
+    for name, place in _SENT.items():
+        if hasattr(dist, name):
+            setattr(dist, name, _wrap(getattr(dist, name), place))
 
 
 def _wrap(collective: Callable[..., Any], place: int) -> Callable[..., Any]:
     @functools.wraps(collective)
     def counted(*args: Any, **kwargs: Any) -> Any:
-        # Collectives that are written in terms of others are counted once, at the outside.
-        if _Active.meter is None or getattr(_Active.inside, "is_counted", False):
+        if _counting is None or _is_inside.get():
             return collective(*args, **kwargs)
-        _Active.meter.count(args[place] if len(args) > place else _find(kwargs, place))
-        _Active.inside.is_counted = True
+        _counting.count(args[place] if len(args) > place else _find(kwargs, place))
+        token = _is_inside.set(True)
         try:
             return collective(*args, **kwargs)
         finally:
-            _Active.inside.is_counted = False
+            _is_inside.reset(token)
 
     return counted
 

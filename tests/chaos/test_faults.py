@@ -6,21 +6,22 @@ from pathlib import Path
 import pytest
 
 from rcdist.chaos.faults import FAULTS
-from rcdist.chaos.suite import Suite, local_cluster
+from rcdist.chaos.runner import Runner, list_faults, local_cluster
 from rcdist.config import JobConfig
+from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+SLOW = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     with local_cluster() as cluster:
-        yield Suite(tmp_path_factory.mktemp("chaos"), [], cluster)
+        yield Runner(ROOT / "jobs" / "pretrain.py", tmp_path_factory.mktemp("chaos"), [], cluster)
 
 
 @pytest.fixture(scope="module")
-def unbroken(suite: Suite) -> tuple[JobConfig, Path]:
-    return suite.run_unbroken()
+def unbroken(runner: Runner) -> tuple[JobConfig, Path]:
+    return runner.run_unbroken()
 
 
 SOME = ("kill-saving", "shrunk", "driver-kill", "disk-full")
@@ -28,10 +29,14 @@ SOME = ("kill-saving", "shrunk", "driver-kill", "disk-full")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in SOME else pytest.mark.exhaustive) for name in FAULTS]
+    "name", [pytest.param(name, marks=SLOW if name in SOME else [*SLOW, pytest.mark.exhaustive]) for name in FAULTS]
 )
-def test_a_run_survives(name: str, suite: Suite, unbroken: tuple[JobConfig, Path]) -> None:
-    verdict = suite.run_fault(name, 1, *unbroken)
+def test_a_run_survives(name: str, runner: Runner, unbroken: tuple[JobConfig, Path]) -> None:
+    verdict = runner.run_fault(name, 1, *unbroken)
     if any("cannot be tried here" in failure for failure in verdict.failures):
         pytest.skip(verdict.failures[0])
     assert not verdict.failures, "\n".join(verdict.failures)
+
+
+def test_readme_has_the_table_of_all_faults() -> None:
+    assert list_faults() in (ROOT / "rcdist" / "chaos" / "README.md").read_text()

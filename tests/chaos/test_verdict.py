@@ -13,8 +13,8 @@ from rcdist.data.order import locate
 from rcdist.data.shards import ShardWriter, TokenCorpus
 from rcdist.tracking.jsonl import MetricsLog
 from rcdist.tracking.mlflow import check_server, start_or_continue
+from rcdist.tracking.samples import SampleLog
 from rcdist.tracking.tracker import reconcile
-from rcdist.train.samples import SampleLog
 
 STEPS = 4
 

@@ -1,6 +1,7 @@
 """Tokenising, here and with real Ray Data: exact text back, cached by content, complete or not there."""
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,18 @@ def test_changed_text_is_another_corpus(config: JobConfig) -> None:
     after = prepare_corpora(config)
     assert after.train.digest != before.train.digest
     assert after.train.path != before.train.path
+
+
+def test_shards_of_an_older_format_are_made_again(config: JobConfig) -> None:
+    made = prepare_corpora(config).train
+    index, shards = Path(made.path) / "index.json", sorted(Path(made.path).glob("shard-*"))
+    before = [path.read_bytes() for path in shards]
+    index.write_text(
+        json.dumps({name: value for name, value in json.loads(index.read_text()).items() if name != "format"})
+    )
+    shards[0].rename(Path(made.path) / "shard-00000.tokens")
+    assert prepare_corpora(config).train == made  # the digest too: a run that was trained on them goes on
+    assert [path.read_bytes() for path in shards] == before and not list(Path(made.path).glob("*.tokens"))
 
 
 def test_a_failure_leaves_no_corpus_behind(config: JobConfig, tmp_path: Path) -> None:

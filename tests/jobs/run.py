@@ -6,21 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rcdist.cli import read_config, run_main
+from rcdist.chaos.job import SMALL
 from rcdist.config import JobConfig
+from rcdist.config.cli import read_config
+from rcdist.exits import run_main
 from tests.conftest import ROOT, RayHead
 
-SMALL = (
-    "--model.num_layers=2 --model.width=64 --model.glu_width=128 --model.vocab_size=512 --data.seq_len=64 "
-    "--train.global_batch_tokens=2048 --train.micro_batch_size=8 --train.steps=10 --train.log_every_steps=1 "
-    "--checkpoint.every_steps=5 --evaluate.every_steps=5 --evaluate.max_tokens=4096 --tracking.health_every_steps=5"
-).split()
-"""A model of 150,000 parameters that takes ten steps in a few seconds."""
+TEN_STEPS = [
+    *SMALL,
+    *"--train.steps=10 --checkpoint.every_steps=5 --evaluate.every_steps=5 --tracking.health_every_steps=5".split(),
+]
+"""A run of a few seconds."""
 
 
 def small_arguments(storage: Path, *more: str) -> list[str]:
     """Return the command line of a small run."""
-    return [*SMALL, f"--storage_path={storage}", *more]
+    return [*TEN_STEPS, f"--storage_path={storage}", *more]
 
 
 def small_config(storage: Path, *more: str) -> JobConfig:
@@ -28,20 +29,12 @@ def small_config(storage: Path, *more: str) -> JobConfig:
     return read_config(small_arguments(storage, *more), "test")
 
 
-def start_job(script: str, arguments: list[str], head: RayHead | None = None) -> subprocess.Popen[str]:
-    """Start a job script; with `head` it joins the session's cluster."""
-    environment = dict(os.environ)
-    if head:
-        environment["RAY_ADDRESS"] = head.address
-    command = [sys.executable, str(ROOT / "jobs" / script), *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def run_job_script(script: str, arguments: list[str], head: RayHead | None = None) -> tuple[int, str, str]:
-    """Run a job script to its end and return (exit code, stdout, stderr)."""
-    process = start_job(script, arguments, head)
-    stdout, stderr = process.communicate(timeout=240)
-    return process.returncode, stdout, stderr
+    """Run a job script to its end; return (exit code, stdout, stderr). With `head` it joins the session's cluster."""
+    environment = os.environ | ({"RAY_ADDRESS": head.address} if head else {})
+    command = [sys.executable, str(ROOT / "jobs" / script), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    return done.returncode, done.stdout, done.stderr
 
 
 def run_in_process(script: str, arguments: list[str]) -> int:

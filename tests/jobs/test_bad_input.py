@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from rcdist.checkpoint.find import find_checkpoints
+from rcdist.checkpoint.manifest import rank_list_name
 from rcdist.config import JobConfig
-from rcdist.train.checkpoint import find_checkpoints, rank_list_name
-from tests.conftest import free_ports
+from rcdist.ports import free_ports
+from tests.checkpoint.test_untrusted import Attack
 from tests.jobs.run import run_in_process, small_arguments
-from tests.train.test_foreign import Attack
 
 
 def refuse(capsys: pytest.CaptureFixture[str], storage: Path, *more: str, script: str = "pretrain.py") -> str:

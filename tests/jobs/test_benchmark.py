@@ -7,7 +7,7 @@ import pytest
 
 from tests.jobs.run import run_in_process
 
-SMALL = "--pairs 2 --threads 1 --layers 1 --glu-width 64 --vocab-size 64 --seq-len 16 --batch 2 --width 64 --tokens 32"
+SMALL = "--pairs 2 --threads 1 --layers 1 --glu_width 64 --vocab_size 64 --seq_len 16 --batch 2 --width 64 --tokens 32"
 
 
 Run = Callable[..., dict]

@@ -2,7 +2,7 @@
 
 import torch
 
-from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.config import Architecture, ModelConfig, ReservoirConfig
 from rcdist.model.bitlinear import BitLinear, FrozenLinear, Head, InputNorms, ProjectionBuilder, project_layers
 from rcdist.model.init import InitKey
 from rcdist.model.reservoir import build_bank
@@ -13,7 +13,7 @@ MODEL = ModelConfig(num_layers=4, width=16, glu_width=24)
 
 def builder(plan: str, **settings: object) -> ProjectionBuilder:
     config = ReservoirConfig(plan=plan, **settings)
-    return ProjectionBuilder(MODEL, config, build_bank(MODEL, config))
+    return ProjectionBuilder(Architecture(MODEL, config), build_bank(Architecture(MODEL, config)))
 
 
 def test_bitlinear_keeps_its_latent_weight_and_follows_its_changes() -> None:

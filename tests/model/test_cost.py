@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.config import Architecture, ModelConfig, ReservoirConfig
 from rcdist.model.cost import MatrixCost, count_parameters, estimate_flops, list_matrices
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import build_bank
@@ -18,7 +18,7 @@ def test_counts_equal_the_module(plan: str, norm: str, gain: bool) -> None:
     config = ModelConfig(num_layers=7, width=24, glu_width=40, vocab_size=50, norm=norm)
     reservoir = ReservoirConfig(plan=plan, gain=gain)
     with torch.device("meta"):
-        model = LanguageModel(config, reservoir, build_bank(config, reservoir), 0)
+        model = LanguageModel(Architecture(config, reservoir), build_bank(Architecture(config, reservoir)), 0)
     check_counts(config, reservoir, model)
 
 
@@ -39,17 +39,19 @@ def test_counts_of_the_whole_family(choice: dict, topology: str, norm: str) -> N
     config = ModelConfig(num_layers=7, width=24, glu_width=48, vocab_size=50, norm=norm)
     reservoir = ReservoirConfig(**choice, topology=topology, block_size=6)
     with torch.device("meta"):
-        model = LanguageModel(config, reservoir, build_bank(config, reservoir), 0)
+        model = LanguageModel(Architecture(config, reservoir), build_bank(Architecture(config, reservoir)), 0)
     check_counts(config, reservoir, model)
 
 
 def check_counts(config: ModelConfig, reservoir: ReservoirConfig, model: LanguageModel) -> None:
-    counts = count_parameters(config, reservoir)
+    counts = count_parameters(Architecture(config, reservoir))
     assert counts.trained == sum(parameter.numel() for parameter in model.parameters())
     ternary = [buffer for name, buffer in model.named_buffers() if name.endswith("-ternary")]
     assert counts.frozen_unique == sum(buffer.numel() for buffer in ternary)
     assert counts.stored == counts.trained + counts.frozen_unique
-    assert counts.frozen == sum(row.num_weights for row in list_matrices(config, reservoir) if row.is_frozen)
+    assert counts.frozen == sum(
+        row.num_weights for row in list_matrices(Architecture(config, reservoir)) if row.is_frozen
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,8 +72,10 @@ def check_counts(config: ModelConfig, reservoir: ReservoirConfig, model: Languag
 def test_shares_at_370m(reservoir: dict, stored: float, train: float, inference: float) -> None:
     """Rows of MODEL section 2, within 0.1 point, and a control."""
     baseline, changed = ReservoirConfig(plan="T"), ReservoirConfig(**reservoir)
-    counts = count_parameters(M370, changed).stored / count_parameters(M370, baseline).stored
-    flops, base = estimate_flops(M370, changed), estimate_flops(M370, baseline)
+    counts = (
+        count_parameters(Architecture(M370, changed)).stored / count_parameters(Architecture(M370, baseline)).stored
+    )
+    flops, base = estimate_flops(Architecture(M370, changed)), estimate_flops(Architecture(M370, baseline))
     found = [100 * (ratio - 1) for ratio in (counts, flops.train / base.train, flops.prefill / base.prefill)]
     assert found == pytest.approx([stored, train, inference], abs=0.1)
     assert flops.decode == flops.prefill
@@ -82,7 +86,7 @@ def test_cost_of_each_topology_by_hand() -> None:
 
     def row(letter: str, topology: str) -> MatrixCost:
         reservoir = ReservoirConfig(plan=letter, topology=topology, block_size=64)
-        return next(row for row in list_matrices(config, reservoir) if row.letter == letter)
+        return next(row for row in list_matrices(Architecture(config, reservoir)) if row.letter == letter)
 
     dense, block, hadamard, ring = (row("c", topology) for topology in ("dense", "block", "hadamard", "ring"))
     assert [r.num_weights for r in (dense, block, hadamard, ring)] == [1024**2, 1024 * 64, 0, 0]
@@ -91,24 +95,24 @@ def test_cost_of_each_topology_by_hand() -> None:
     # One byte per entry or sign, four per index.
     assert [r.resident_bytes(4) for r in (dense, block, hadamard, ring)] == [2**20, 2**16 + 4096, 2048 + 4096, 4096]
     assert row("G", "hadamard").forward_flops == row("D", "hadamard").forward_flops == 3 * 2 * 10240
-    trained = next(r for r in list_matrices(config, ReservoirConfig(plan="T")) if r.letter == "c")
+    trained = next(r for r in list_matrices(Architecture(config, ReservoirConfig(plan="T"))) if r.letter == "c")
     assert (trained.resident_bytes(2), trained.train_flops) == (2**21, 6 * 2**20)
 
 
 def test_flops_by_hand() -> None:
     config = ModelConfig(num_layers=2, width=8, glu_width=16, vocab_size=32)
-    flops = estimate_flops(config, ReservoirConfig(plan="T cG@a"))
+    flops = estimate_flops(Architecture(config, ReservoirConfig(plan="T cG@a")))
     block, head, frozen = 4 * 64 + 3 * 128, 256, 64 + 128
     assert flops.prefill == flops.decode == 2 * (2 * block + head)
     assert flops.train == flops.hardware == 6 * (2 * block + head) - 2 * frozen
-    again = estimate_flops(config, ReservoirConfig(plan="T cG@a"), activation_checkpointing=True)
+    again = estimate_flops(Architecture(config, ReservoirConfig(plan="T cG@a")), activation_checkpointing=True)
     assert again.train == flops.train
     assert again.hardware == flops.train + 2 * 2 * block
 
 
 def test_rows_of_the_table() -> None:
     config = ModelConfig(num_layers=2, width=8, glu_width=16, vocab_size=32)
-    rows = list_matrices(config, ReservoirConfig(plan="T c@a+r"))
+    rows = list_matrices(Architecture(config, ReservoirConfig(plan="T c@a+r")))
     assert len(rows) == 7 + 8 + 1
     row = next(row for row in rows if row.layer == 1 and row.letter == "c")
     assert (row.key, row.shape, row.is_frozen, row.forward_flops, row.train_flops) == ("c@a", (8, 8), True, 128, 256)

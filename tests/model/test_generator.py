@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from rcdist.model.frozen import FrozenSpec
-from rcdist.model.generator import generate, list_parts
+from rcdist.model.generator import generate
+from rcdist.model.specs import FrozenSpec
 
 
 def spec(topology: str, shape: tuple[int, int], block_size: int = 0, connectivity: float = 0.3) -> FrozenSpec:
@@ -24,13 +24,13 @@ def spec(topology: str, shape: tuple[int, int], block_size: int = 0, connectivit
     ids=["dense", "block", "hadamard", "ring"],
 )
 def test_golden_bytes(what: FrozenSpec, golden: str) -> None:
-    made, parts = generate(what), list_parts(what)
+    made, parts = generate(what), what.parts()
     assert list(made) == list(parts)
     whole = hashlib.sha256()
     for name, part in parts.items():
         assert made[name].shape == part.shape
-        assert made[name].dtype == (np.int8 if part.kind == "ternary" else np.int32)
-        whole.update(np.ascontiguousarray(made[name], "i1" if part.kind == "ternary" else "<i4").tobytes())
+        assert made[name].dtype == (np.int8 if part.is_ternary else np.int32)
+        whole.update(np.ascontiguousarray(made[name], "i1" if part.is_ternary else "<i4").tobytes())
     assert whole.hexdigest() == golden
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.config import Architecture, ModelConfig, ReservoirConfig
 from rcdist.model.bitlinear import ProjectionBuilder
 from rcdist.model.glu import GLU
 from rcdist.model.init import InitKey
@@ -15,8 +15,8 @@ from rcdist.model.reservoir import build_bank
 def test_equals_the_equation(norm: str) -> None:
     config = ModelConfig(num_layers=1, width=16, glu_width=24, norm=norm, rounding="identity")
     reservoir = ReservoirConfig(plan="G@a")
-    bank = build_bank(config, reservoir)
-    glu = GLU(ProjectionBuilder(config, reservoir, bank), 0, InitKey(0, "glu"))
+    bank = build_bank(Architecture(config, reservoir))
+    glu = GLU(ProjectionBuilder(Architecture(config, reservoir), bank), 0, InitKey(0, "glu"))
     x = torch.randn(2, 7, 16, requires_grad=True)
     gate_matrix = bank.matrix("G@a") * bank.scale("G@a")
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.config import Architecture, ModelConfig, ReservoirConfig
 from rcdist.model.init import InitKey
 from rcdist.model.lm import LanguageModel, LowerBounds
 from rcdist.model.reservoir import build_bank
@@ -42,13 +42,13 @@ FAMILY += [
 def build_family(choice: dict, **settings: object) -> LanguageModel:
     config = ModelConfig(**{"num_layers": 3, "width": 24, "glu_width": 48, "vocab_size": 50} | settings)
     reservoir = ReservoirConfig(**{"block_size": 8} | choice)
-    return LanguageModel(config, reservoir, build_bank(config, reservoir), 0)
+    return LanguageModel(Architecture(config, reservoir), build_bank(Architecture(config, reservoir)), 0)
 
 
 def build(plan: str, seed: int = 0, gain: bool = True, **settings: object) -> LanguageModel:
     config = ModelConfig(**{"num_layers": 3, "width": 24, "glu_width": 40, "vocab_size": 50} | settings)
     reservoir = ReservoirConfig(plan=plan, gain=gain)
-    return LanguageModel(config, reservoir, build_bank(config, reservoir), seed)
+    return LanguageModel(Architecture(config, reservoir), build_bank(Architecture(config, reservoir)), seed)
 
 
 def batch(batch_size: int = 3, time: int = 21) -> tuple[Tensor, Tensor, Tensor]:

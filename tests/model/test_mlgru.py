@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.config import Architecture, ModelConfig, ReservoirConfig
 from rcdist.model.bitlinear import ProjectionBuilder
 from rcdist.model.init import InitKey
 from rcdist.model.mlgru import MLGRU
@@ -19,7 +19,11 @@ def build(plan: str, dtype: torch.dtype = torch.float32, reservoir: dict | None 
     config = ModelConfig(num_layers=1, width=16, glu_width=24, **settings)
     combine = "add" if plan.endswith("+r") else "replace"
     chosen = ReservoirConfig(**{"plan": plan, "combine": combine, "block_size": 8} | (reservoir or {}))
-    mlgru = MLGRU(ProjectionBuilder(config, chosen, build_bank(config, chosen)), 0, InitKey(0, "mlgru"))
+    mlgru = MLGRU(
+        ProjectionBuilder(Architecture(config, chosen), build_bank(Architecture(config, chosen))),
+        0,
+        InitKey(0, "mlgru"),
+    )
     generator = torch.Generator().manual_seed(0)
     for parameter in mlgru.parameters():
         if parameter.dim() == 1:

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.config import Architecture, ModelConfig, ReservoirConfig
 from rcdist.errors import ClusterError
-from rcdist.model.generator import generate, list_parts
+from rcdist.model.generator import generate
 from rcdist.model.reservoir import PackedBank, ReservoirBank, build_bank, pack_ternary, unpack_ternary
 
 MODEL = ModelConfig(num_layers=4, width=21, glu_width=33)
@@ -33,7 +33,7 @@ def test_packed_bytes_by_hand() -> None:
 
 
 def test_bank_travels_and_keeps_every_byte() -> None:
-    bank = build_bank(MODEL, RESERVOIR)
+    bank = build_bank(Architecture(MODEL, RESERVOIR))
     packed: PackedBank = pickle.loads(pickle.dumps(bank.pack()))
     assert packed.data.nbytes == sum((spec.num_weights + 3) // 4 for spec in bank.specs)
     packed.data.flags.writeable = False
@@ -48,7 +48,7 @@ def test_bank_travels_and_keeps_every_byte() -> None:
 
 
 def test_a_damaged_byte_is_named() -> None:
-    packed = build_bank(MODEL, RESERVOIR).pack()
+    packed = build_bank(Architecture(MODEL, RESERVOIR)).pack()
     data = packed.data.copy()
     data[-1] ^= 1
     last = packed.specs[-1].key
@@ -61,7 +61,7 @@ def test_a_damaged_byte_is_named() -> None:
 
 
 def test_digest_is_of_the_resident_bytes() -> None:
-    bank = build_bank(MODEL, RESERVOIR)
+    bank = build_bank(Architecture(MODEL, RESERVOIR))
     before, key = bank.digest(), bank.specs[1].key
     old = bank.digests()
     bank.matrix(key)[0, 0] = 1 if bank.matrix(key)[0, 0] != 1 else 0
@@ -70,7 +70,7 @@ def test_digest_is_of_the_resident_bytes() -> None:
 
 
 def test_buffers_are_not_trained_saved_or_cast() -> None:
-    bank = build_bank(MODEL, RESERVOIR)
+    bank = build_bank(Architecture(MODEL, RESERVOIR))
     pointers = [buffer.data_ptr() for buffer in bank.buffers()]
     bank.to(torch.bfloat16)
     assert [buffer.data_ptr() for buffer in bank.buffers()] == pointers
@@ -80,19 +80,19 @@ def test_buffers_are_not_trained_saved_or_cast() -> None:
 
 
 def test_an_own_and_a_shared_matrix_may_have_like_names() -> None:
-    bank = build_bank(MODEL, ReservoirConfig(plan="c c@0"))
+    bank = build_bank(Architecture(MODEL, ReservoirConfig(plan="c c@0")))
     assert [spec.key for spec in bank.specs] == ["c.0", "c@0", "c.2"]
     assert not torch.equal(bank.matrix("c.0"), bank.matrix("c@0"))
 
 
 def test_nothing_frozen_is_an_empty_bank() -> None:
-    bank = build_bank(MODEL, ReservoirConfig(plan="T"))
+    bank = build_bank(Architecture(MODEL, ReservoirConfig(plan="T")))
     assert ReservoirBank.from_packed(bank.pack()).digest() == bank.digest()
 
 
 def test_meta_device_makes_shapes_only() -> None:
     with torch.device("meta"):
-        bank = build_bank(MODEL, RESERVOIR)
+        bank = build_bank(Architecture(MODEL, RESERVOIR))
     assert all(buffer.is_meta for buffer in bank.buffers())
     assert bank.matrix("G@a").shape == (33, 21)
 
@@ -101,10 +101,10 @@ def test_every_topology_travels() -> None:
     model = ModelConfig(num_layers=4, width=24, glu_width=48)
     topology = {"c": "block", "G": "hadamard", "D": "hadamard", "r": "ring", "f": "dense", "U": "block"}
     config = ReservoirConfig(plan="cfGUD@a+r", topology=topology, block_size=3, connectivity=0.7)
-    bank = build_bank(model, config)
+    bank = build_bank(Architecture(model, config))
     packed = bank.pack()
     received = ReservoirBank.from_packed(packed)
-    assert packed.data.nbytes == sum(part.packed_bytes for spec in bank.specs for part in list_parts(spec).values())
+    assert packed.data.nbytes == sum(part.packed_bytes for spec in bank.specs for part in spec.parts().values())
     assert received.digest() == bank.digest()
     sent, found = dict(bank.named_buffers()), dict(received.named_buffers())
     assert sent.keys() == found.keys()
@@ -119,7 +119,7 @@ def test_every_topology_travels() -> None:
 @pytest.mark.parametrize("byte", [0, -1])
 def test_a_damaged_permutation_is_named_too(byte: int) -> None:
     model = ModelConfig(num_layers=1, width=24)
-    packed = build_bank(model, ReservoirConfig(plan="c@a", topology="hadamard")).pack()
+    packed = build_bank(Architecture(model, ReservoirConfig(plan="c@a", topology="hadamard"))).pack()
     data = packed.data.copy()
     data[byte] ^= 1
     with pytest.raises(ClusterError, match="c@a"):

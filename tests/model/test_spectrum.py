@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.config import Architecture, ModelConfig, ReservoirConfig
 from rcdist.model.reservoir import ReservoirBank, build_bank
 from rcdist.model.spectrum import measure_reservoirs, measure_spectral_radius
-from rcdist.ops.topology import linear_map
+from rcdist.ops.topology import DenseMap
 
 
 def bank(topology: str, width: int, plan: str = "T+r@a") -> ReservoirBank:
     config = ReservoirConfig(plan=plan, topology=topology, spectral_radius=0.8)
-    return build_bank(ModelConfig(num_layers=6, width=width, glu_width=2 * width), config)
+    return build_bank(Architecture(ModelConfig(num_layers=6, width=width, glu_width=2 * width), config))
 
 
 @pytest.mark.parametrize("topology", ["hadamard", "ring"])
@@ -32,7 +32,7 @@ def test_follows_the_eigenvalues_of_a_random_matrix(topology: str, width: int) -
 
 def test_a_nilpotent_matrix_has_radius_zero() -> None:
     shift = torch.diag(torch.ones(3, dtype=torch.int8), 1)
-    assert measure_spectral_radius(linear_map("dense", {"ternary": shift}, (4, 4)), 4) == 0.0
+    assert measure_spectral_radius(DenseMap({"ternary": shift}, (4, 4)), 4) == 0.0
 
 
 def test_only_square_matrices_of_the_letters_and_not_all_of_many() -> None:

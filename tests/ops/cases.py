@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.config import Architecture, ModelConfig, ReservoirConfig
 from rcdist.model.reservoir import ReservoirBank, build_bank
 from rcdist.ops.backend import Choice, forced
 from rcdist.ops.cross_entropy import linear_cross_entropy
@@ -74,7 +74,7 @@ def check_scan(
 
 def make_bank(letter: str, topology: str, width: int, glu_width: int) -> ReservoirBank:
     config = ReservoirConfig(plan=letter + "@a", topology=topology, block_size=8)
-    bank = build_bank(ModelConfig(num_layers=1, width=width, glu_width=glu_width), config)
+    bank = build_bank(Architecture(ModelConfig(num_layers=1, width=width, glu_width=glu_width), config))
     return bank.to(torch.get_default_device())
 
 

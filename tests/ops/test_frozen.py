@@ -4,16 +4,16 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.config import Architecture, ModelConfig, ReservoirConfig
 from rcdist.model.reservoir import build_bank
 from rcdist.ops.frozen import frozen_product
 from rcdist.ops.quantise import Quantised, quantise_tokens, quantise_weight
 from rcdist.ops.ternary import ternary_product
-from rcdist.ops.topology import LinearMap, linear_map
+from rcdist.ops.topology import DenseMap, LinearMap
 
 
 def dense(ternary: torch.Tensor) -> LinearMap:
-    return linear_map("dense", {"ternary": ternary}, tuple(ternary.shape))
+    return DenseMap({"ternary": ternary}, tuple(ternary.shape))
 
 
 def test_codes_are_summed_exactly() -> None:
@@ -31,7 +31,7 @@ def test_codes_are_summed_exactly() -> None:
 )
 def test_equals_the_dequantised_product(topology: str, letter: str, has_gain: bool, dtype: torch.dtype) -> None:
     config = ReservoirConfig(plan=letter, topology=topology, block_size=8)
-    bank = build_bank(ModelConfig(num_layers=1, width=24, glu_width=48), config)
+    bank = build_bank(Architecture(ModelConfig(num_layers=1, width=24, glu_width=48), config))
     (spec,) = bank.specs
     outputs, inputs = spec.shape
     matrix = bank.linear_map(spec.key)

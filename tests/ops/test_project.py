@@ -2,8 +2,9 @@
 
 import torch
 
-from rcdist.ops.project import Trained, WeightsQuantisedOnce, project
+from rcdist.ops.project import Trained, project
 from rcdist.ops.quantise import quantise_tokens
+from rcdist.ops.weights import WeightsQuantisedOnce
 
 
 def test_weights_are_rounded_once_while_a_scope_is_entered() -> None:

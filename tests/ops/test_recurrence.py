@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rcdist.config import ModelConfig, ReservoirConfig
+from rcdist.config import Architecture, ModelConfig, ReservoirConfig
 from rcdist.model.reservoir import build_bank
 from rcdist.ops.recurrence import echo_scan, reset_scan
 from rcdist.ops.topology import LinearMap
@@ -17,7 +17,7 @@ WIDTH, SCALE = 16, 0.6
 
 def matrix(topology: str) -> LinearMap:
     config = ReservoirConfig(plan="T+r@a", topology=topology, block_size=8)
-    return build_bank(ModelConfig(num_layers=1, width=WIDTH), config).linear_map("r@a")
+    return build_bank(Architecture(ModelConfig(num_layers=1, width=WIDTH), config)).linear_map("r@a")
 
 
 def equations(

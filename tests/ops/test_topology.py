@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rcdist.config import ModelConfig, ReservoirConfig
-from rcdist.model.frozen import frozen_specs
+from rcdist.config import Architecture, ModelConfig, ReservoirConfig
 from rcdist.model.reservoir import ReservoirBank, build_bank
-from rcdist.ops.topology import hadamard_transform, transform_size
+from rcdist.model.specs import frozen_specs
+from rcdist.ops.topology.hadamard import hadamard_transform, transform_size
 
 SHAPES = [("c", 24, 48), ("G", 24, 48), ("D", 24, 48), ("G", 32, 16)]
 CASES = [(topology, *shape) for topology in ("dense", "block", "hadamard") for shape in SHAPES] + [
@@ -19,7 +19,7 @@ CASES = [(topology, *shape) for topology in ("dense", "block", "hadamard") for s
 
 def bank(topology: str, plan: str, width: int, glu_width: int = 48, **settings: object) -> ReservoirBank:
     config = ReservoirConfig(plan=plan, topology=topology, block_size=8, **settings)
-    return build_bank(ModelConfig(num_layers=1, width=width, glu_width=glu_width), config)
+    return build_bank(Architecture(ModelConfig(num_layers=1, width=width, glu_width=glu_width), config))
 
 
 def as_matrix(a_bank: ReservoirBank, key: str) -> Tensor:
@@ -90,6 +90,8 @@ def test_spectral_radius_is_exact(topology: str, width: int) -> None:
 
 
 def test_spectral_radius_of_a_large_dense_matrix() -> None:
-    (spec,) = frozen_specs(ModelConfig(num_layers=1, width=1024), ReservoirConfig(plan="T+r@a", spectral_radius=0.8))
+    (spec,) = frozen_specs(
+        Architecture(ModelConfig(num_layers=1, width=1024), ReservoirConfig(plan="T+r@a", spectral_radius=0.8))
+    )
     a = as_matrix(bank("dense", "T+r@a", 1024, spectral_radius=0.8), spec.key).numpy()
     assert np.abs(np.linalg.eigvals(a)).max() == pytest.approx(0.8, rel=0.05)

@@ -1,6 +1,7 @@
 """The ledger by hand-worked numbers, over a resume, and with time that brings no tokens."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -12,7 +13,7 @@ from rcdist.tracking.prices import PriceRow
 
 PRICE = PriceRow("row", "on_demand", usd_per_device_hour=3.6, peak_flops=1e12, watts=500, source="test")
 CONFIG = JobConfig(name="x")
-FLOPS = estimate_flops(CONFIG.model, CONFIG.reservoir, activation_checkpointing=True)
+FLOPS = estimate_flops(CONFIG.architecture, activation_checkpointing=True)
 
 
 def charge(ledger: Ledger, seconds: float, tokens: int, **more: float) -> None:
@@ -43,9 +44,9 @@ def test_a_resumed_ledger_equals_one_that_was_never_stopped() -> None:
     whole, first = Ledger(), Ledger()
     for ledger in (whole, first):
         charge(ledger, 0.1, 10**12)
-    second = Ledger.from_state(json.loads(json.dumps(first.state_dict())))
+    second = Ledger(**json.loads(json.dumps(asdict(first))))
     third = Ledger(tokens=5)
-    third.load_state(first.state_dict())
+    third.load(first)
     for ledger in (whole, second, third):
         charge(ledger, 0.2, 7)
     assert whole == second == third

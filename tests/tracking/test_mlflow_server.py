@@ -1,18 +1,15 @@
 """A real `mlflow server` process that dies and returns; jobs of several processes on one SQLite file."""
 
-import os
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
+from rcdist.chaos.mlflow_server import MlflowServer
 from rcdist.errors import ConfigError
 from rcdist.tracking.jsonl import MetricsLog
 from rcdist.tracking.mlflow import MlflowTracker, check_server, start_or_continue
@@ -20,48 +17,13 @@ from rcdist.tracking.tracker import reconcile
 
 pytestmark = pytest.mark.slow
 
-Server = tuple[str, Callable[[], None], Callable[[], None]]
-
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    """Give the URI of a server that is not running yet, a function that starts it and one that kills it."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    uri = f"http://127.0.0.1:{port}"
-    options = f"--host 127.0.0.1 --port {port} --workers 1 --backend-store-uri sqlite:///{tmp_path}/mlflow.db"
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        *options.split(),
-        "--artifacts-destination",
-        str(tmp_path / "a"),
-    ]
-    running: list[subprocess.Popen[bytes]] = []
-
-    def start() -> None:
-        with (tmp_path / "server.log").open("ab") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True)
-        running.append(process)
-        for _ in range(600):
-            assert process.poll() is None, (tmp_path / "server.log").read_text()
-            try:
-                urllib.request.urlopen(f"{uri}/health", timeout=5).close()
-                return
-            except OSError:
-                time.sleep(0.2)
-        raise AssertionError((tmp_path / "server.log").read_text())
-
-    def kill() -> None:
-        process = running.pop()
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-    yield uri, start, kill
-    if running:
-        kill()
+def server(tmp_path: Path) -> Iterator[MlflowServer]:
+    """Give a server that is not running yet."""
+    server = MlflowServer(tmp_path / "server")
+    yield server
+    server.kill()
 
 
 def start_run(uri: str, run_id: str | None = None) -> MlflowTracker:
@@ -75,12 +37,12 @@ def rows(uri: str, run_id: str, name: str) -> list[tuple[int, float, int]]:
 
 @pytest.mark.exhaustive
 def test_an_outage_loses_nothing_and_doubles_nothing(
-    server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    server: MlflowServer, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    uri, start, kill = server
+    uri = server.uri
     with pytest.raises(ConfigError, match="does not answer"):
         check_server(uri, "test", 5.0)
-    start()
+    server.start()
     check_server(uri, "test", 60.0)
     tracker = start_run(uri)
     log = MetricsLog(tmp_path / "run")
@@ -97,20 +59,20 @@ def test_an_outage_loses_nothing_and_doubles_nothing(
     train(1, 20, tracker)
     assert tracker.flush(60)
 
-    kill()
+    server.kill()
     train(21, 40, tracker)
     assert not tracker.flush(0.5)
-    start()
+    server.start()
     assert tracker.flush(60)
     assert rows(uri, tracker.run_id, "train/loss_nats") == expected[:40]
 
-    kill()
+    server.kill()
     train(41, 50, tracker)
     assert not tracker.finish("KILLED", 1.0)
     assert "20 values are not stored" in caplog.text
     assert not tracker.log_artifact(log.path)
 
-    start()  # the next start of the run
+    server.start()  # the next start of the run
     again = start_run(uri, tracker.run_id)
     assert again.run_id == tracker.run_id
     reconcile(log.read(), again)

@@ -7,7 +7,7 @@ import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from tests.conftest import free_ports
+from rcdist.ports import free_ports
 from tests.train.zero_worker import run_rank
 
 

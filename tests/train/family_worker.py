@@ -76,8 +76,8 @@ def train_steps(config: JobConfig, model: LanguageModel, wire: WireMeter, steps:
 def train_member(name: str) -> dict[str, Any]:
     """Train a member of the family for ten steps on this process group."""
     config = family_job(list_family()[name])
-    bank = build_bank(config.model, config.reservoir)
-    model = LanguageModel(config.model, config.reservoir, bank, config.seed)
+    bank = build_bank(config.architecture)
+    model = LanguageModel(config.architecture, bank, config.seed)
     return train_steps(config, model, WireMeter(bank.buffers()), FAMILY_STEPS)
 
 
@@ -143,11 +143,11 @@ def broadcast_loop(payload: dict[str, Any]) -> None:
     for stage in (1, 2, 3):
         config = broadcast_job(stage)
         bank = receive_bank(config, payload["bank_ref"], payload["bank_digest"])
-        model = LanguageModel(config.model, config.reservoir, bank, config.seed, separately=stage == 3)
+        model = LanguageModel(config.architecture, bank, config.seed, separately=stage == 3)
         found[f"stage {stage}"] = train_steps(config, model, WireMeter(bank.buffers()), 3)
         found["resident bytes"] = sum(buffer.numel() * buffer.element_size() for buffer in bank.buffers())
     bank = receive_bank(config, payload["bank_ref"], payload["bank_digest"])
-    model = LanguageModel(config.model, config.reservoir, bank, config.seed, separately=True)
+    model = LanguageModel(config.architecture, bank, config.seed, separately=True)
     found["parameter bytes"] = hold_as_parameters(model, bank)
     found["parameters"] = train_steps(config, model, WireMeter(bank.buffers()), 3)
     Path(payload["result"], f"{dist.get_rank()}.json").write_text(json.dumps(found))

@@ -17,7 +17,7 @@ CONFIG = JobConfig(model={"num_layers": 3, "width": 32, "glu_width": 48}, reserv
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cpu", "one_rank")
 def test_received_and_regenerated_banks_are_the_same_bytes() -> None:
-    packed = build_bank(CONFIG.model, CONFIG.reservoir).pack()
+    packed = build_bank(CONFIG.architecture).pack()
     received = receive_bank(CONFIG, ray.put(packed), packed.digest)
     regenerated = receive_bank(CONFIG, None, packed.digest)
     assert received.digests() == regenerated.digests() == packed.digests
@@ -29,7 +29,7 @@ def test_received_and_regenerated_banks_are_the_same_bytes() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cpu", "one_rank")
 def test_a_flipped_bit_on_the_way_is_refused_naming_both_digests() -> None:
-    packed = build_bank(CONFIG.model, CONFIG.reservoir).pack()
+    packed = build_bank(CONFIG.architecture).pack()
     data = packed.data.copy()
     data[100] ^= 1
     damaged = dataclasses.replace(packed, data=data)
@@ -41,10 +41,10 @@ def test_a_flipped_bit_on_the_way_is_refused_naming_both_digests() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cpu", "one_rank")
 def test_another_seed_is_refused_naming_both_digests() -> None:
-    expected = build_bank(CONFIG.model, CONFIG.reservoir).digest()
+    expected = build_bank(CONFIG.architecture).digest()
     other = CONFIG.model_copy(deep=True)
     other.reservoir.seed = 1
-    found = build_bank(other.model, other.reservoir).digest()
+    found = build_bank(other.architecture).digest()
     with pytest.raises(ClusterError) as caught:
         receive_bank(other, None, expected)
     assert expected in str(caught.value) and found in str(caught.value)
@@ -52,7 +52,7 @@ def test_another_seed_is_refused_naming_both_digests() -> None:
 
 @pytest.mark.usefixtures("one_rank")
 def test_a_bit_that_flips_later_in_memory_is_found() -> None:
-    bank: ReservoirBank = build_bank(CONFIG.model, CONFIG.reservoir)
+    bank: ReservoirBank = build_bank(CONFIG.architecture)
     expected = bank.digest()
     prove_digest(bank, expected)
     bank.matrix(bank.specs[0].key)[0, 0] += 1

@@ -1,20 +1,17 @@
 """One bank on a real cluster of two nodes: it crosses once, in two bits per weight, and never again."""
 
 import json
-import os
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.conftest import ROOT, free_ports
+from rcdist.chaos.local_cluster import LocalCluster
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -46,19 +43,6 @@ def transfer_counters(port: int) -> dict[str, float]:
     return found
 
 
-def start_node(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
-    command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--num-cpus=2", *arguments]
-    command += ["--node-ip-address=127.0.0.1", "--disable-usage-stats", "--object-store-memory=200000000"]
-    environment = {**os.environ, "RAY_metrics_report_interval_ms": "1000"}
-    with log.open("w") as output:
-        node = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
-    deadline = time.monotonic() + 120
-    while "Ray runtime started" not in log.read_text():
-        assert node.poll() is None and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.2)
-    return node
-
-
 def wait_for_counters(ports: list[int]) -> list[dict[str, float]]:
     deadline = time.monotonic() + 60
     while True:
@@ -73,30 +57,21 @@ def wait_for_counters(ports: list[int]) -> list[dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def outcome() -> Iterator[Outcome]:
-    with tempfile.TemporaryDirectory(prefix="rt") as name:
-        folder = Path(name)
-        port, dashboard, *rest = free_ports(6)
-        metrics, agents = rest[:2], rest[2:]
-        nodes = []
-        try:
-            head = [f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}/r", "--head"]
-            for i, arguments in enumerate((head, [f"--address=127.0.0.1:{port}"])):
-                ports = [f"--metrics-export-port={metrics[i]}", f"--dashboard-agent-listen-port={agents[i]}"]
-                nodes.append(start_node([*arguments, *ports], folder / f"node{i}.log"))
-            before = wait_for_counters(metrics)
-            command = [sys.executable, "-m", "tests.train.two_nodes", f"127.0.0.1:{port}", str(folder)]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
-            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-            time.sleep(3)  # counters are reported once a second
-            ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(4)]
-            bank = json.loads((folder / "bank.json").read_text())
-            yield Outcome(bank, ranks, before, wait_for_counters(metrics))
-        finally:
-            for node in nodes:
-                for process in [*psutil.Process(node.pid).children(recursive=True), node]:
-                    process.kill()
-                node.wait(timeout=60)
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
+    folder = tmp_path_factory.mktemp("two")
+    cluster = LocalCluster(2, environment={"RAY_metrics_report_interval_ms": "1000"})
+    try:
+        cluster.add_node(2)
+        before = wait_for_counters(cluster.metrics_ports)
+        command = [sys.executable, "-m", "tests.train.two_nodes", cluster.address, str(folder)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        time.sleep(3)  # counters are reported once a second
+        ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(4)]
+        bank = json.loads((folder / "bank.json").read_text())
+        yield Outcome(bank, ranks, before, wait_for_counters(cluster.metrics_ports))
+    finally:
+        cluster.stop()
 
 
 def test_the_bank_crosses_between_nodes_once_in_two_bits(outcome: Outcome) -> None:

@@ -5,8 +5,9 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rcdist.checkpoint.state import SpikeState
 from rcdist.config import DivergenceConfig
-from rcdist.train.divergence import SpikeGuard, SpikeState, describe_limit
+from rcdist.train.divergence import SpikeGuard, describe_limit
 
 
 def guard(state: SpikeState | None = None, **settings: object) -> SpikeGuard:
@@ -31,14 +32,14 @@ def test_few_losses_no_limit_and_a_flat_loss_has_five_percent_of_room() -> None:
 def test_skips_then_rolls_back_then_stops() -> None:
     watch = guard(max_skipped=1, max_rollbacks=1, window_steps=16)
     actions = [watch.observe(step, 9.0, applied=False) for step in range(1, 5)]
-    assert actions == ["skipped", "roll_back", "skipped", "stop"]
+    assert actions == ["go_on", "roll_back", "go_on", "stop"]
     assert watch.state.rollbacks == 1
 
 
 def test_skipped_steps_that_are_long_past_are_forgotten() -> None:
     watch = guard(max_skipped=1, window_steps=16)
-    assert watch.observe(1, 9.0, applied=False) == "skipped"
-    assert watch.observe(17, 9.0, applied=False) == "skipped"
+    assert watch.observe(1, 9.0, applied=False) == "go_on"
+    assert watch.observe(17, 9.0, applied=False) == "go_on"
     assert watch.observe(32, 9.0, applied=False) == "roll_back"
 
 
@@ -46,6 +47,6 @@ def test_skipped_steps_that_are_long_past_are_forgotten() -> None:
 def test_only_applied_losses_of_the_window_are_kept(losses: list[float]) -> None:
     watch = guard(window_steps=16)
     for step, loss in enumerate(losses, start=1):
-        assert watch.observe(step, loss, applied=step % 3 != 0) in ("applied", "skipped", "roll_back", "stop")
+        assert watch.observe(step, loss, applied=step % 3 != 0) in ("go_on", "roll_back", "stop")
     kept = [loss for step, loss in enumerate(losses, start=1) if step % 3 != 0]
     assert watch.state.losses == kept[-16:]

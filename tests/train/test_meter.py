@@ -1,6 +1,7 @@
-"""A record is the mean of the steps since the last one, and all wall time is charged once."""
+"""A record is the mean of the steps since the last one; all wall time is charged once, lost work too."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from rcdist.tracking.metrics import check_record
 from rcdist.tracking.prices import resolve_price
 from rcdist.train import meter as module
 from rcdist.train.engine import StepResult
-from rcdist.train.meter import Meter
+from rcdist.train.meter import LedgerFile, Meter, read_ledger
 from rcdist.train.wire import WireBytes, WireMeter
 
 CONFIG = JobConfig()
@@ -61,7 +62,7 @@ def test_a_record_is_the_mean_of_its_steps(clock: list[float], sent: list[WireBy
     assert record["perf/data_wait_s"] == pytest.approx(0.01)
     assert record["wire/bytes_per_step"] == 52.0 and record["wire/frozen_bytes_per_step"] == 2.0
     assert record["train/skipped_steps"] == 1.0 and record["train/tokens"] == 2000.0
-    flops = estimate_flops(CONFIG.model, CONFIG.reservoir).train
+    flops = estimate_flops(CONFIG.architecture).train
     assert record["perf/mfu"] == pytest.approx(500 * flops / (2 * price.peak_flops))
     assert record["cost/device_s"] == 2 * 11.0
     assert record["cost/goodput"] == pytest.approx(4 / 11)
@@ -78,3 +79,55 @@ def test_waiting_is_charged_as_what_it_was(clock: list[float], sent: list[WireBy
     meter.charge("checkpoint")
     assert (ledger.startup_device_s, ledger.checkpoint_device_s, ledger.device_s) == (10.0, 4.0, 14.0)
     assert ledger.useful_device_s == 0.0
+
+
+def spent(device_s: float, useful: float, startup: float = 0.0) -> Ledger:
+    return Ledger(device_s=device_s, useful_device_s=useful, startup_device_s=startup, usd=device_s / 10)
+
+
+def test_lost_steps_are_charged_as_lost(tmp_path: Path) -> None:
+    LedgerFile(tmp_path, launch=1.0).write(spent(100.0, 80.0, startup=15.0))
+    restored = spent(60.0, 50.0, startup=10.0)
+    held_s = LedgerFile(tmp_path, launch=1.0).recover(restored)
+    assert restored.device_s == 100.0
+    assert restored.usd == 10.0
+    assert restored.useful_device_s == 50.0
+    assert restored.lost_device_s == 30.0
+    assert restored.startup_device_s == 15.0
+    assert 0 <= held_s < 60
+
+
+def test_a_second_loss_adds_to_the_first(tmp_path: Path) -> None:
+    file = LedgerFile(tmp_path, launch=1.0)
+    before = spent(100.0, 60.0)
+    before.lost_device_s = 30.0
+    file.write(before)
+    restored = spent(80.0, 50.0)
+    LedgerFile(tmp_path, launch=1.0).recover(restored)
+    assert restored.lost_device_s == 40.0
+
+
+def test_time_between_two_jobs_is_not_paid_for(tmp_path: Path) -> None:
+    LedgerFile(tmp_path, launch=1.0).write(spent(10.0, 5.0))
+    assert LedgerFile(tmp_path, launch=2.0).recover(spent(10.0, 5.0)) == 0.0
+
+
+def test_without_a_file_nothing_changes(tmp_path: Path) -> None:
+    ledger = spent(10.0, 5.0)
+    assert LedgerFile(tmp_path, launch=1.0).recover(ledger) == 0.0
+    assert ledger == spent(10.0, 5.0)
+
+
+def test_writing_is_rare_enough_to_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("rcdist.train.meter.time.monotonic", lambda: now[0])
+    file = LedgerFile(tmp_path, launch=1.0)
+    file.write(spent(1.0, 1.0))
+    first = (tmp_path / "ledger.json").read_text()
+    file.write(spent(2.0, 2.0))
+    assert (tmp_path / "ledger.json").read_text() == first
+    file.write(spent(2.5, 2.5), now=True)
+    assert read_ledger(tmp_path) == spent(2.5, 2.5)
+    now[0] += 1
+    file.write(spent(3.0, 3.0))
+    assert (tmp_path / "ledger.json").read_text() != first

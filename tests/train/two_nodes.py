@@ -8,8 +8,8 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from rcdist.cluster import Workers, worker_environment
 from rcdist.model.reservoir import build_bank
-from rcdist.workers import Workers, worker_environment
 from tests.train.family_worker import broadcast_job, broadcast_loop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +20,7 @@ def main(address: str, folder: Path) -> None:
     """Put the bank once and train with it on every node; write its size and digest."""
     ray.init(address=address, logging_level="ERROR")
     config = broadcast_job(1)
-    packed = build_bank(config.model, config.reservoir).pack()
+    packed = build_bank(config.architecture).pack()
     (folder / "bank.json").write_text(json.dumps({"bytes": packed.data.nbytes, "digest": packed.digest}))
     environment = worker_environment(Workers(WORKERS, False, 1.0)) | {"PYTHONPATH": str(ROOT)}
     TorchTrainer(

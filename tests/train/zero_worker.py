@@ -55,10 +55,9 @@ def micro_batch(rows: Tensor) -> MicroBatch:
 
 def build_model(config: JobConfig) -> LanguageModel:
     """Build the model of a run as a worker does."""
-    bank = build_bank(config.model, config.reservoir)
+    bank = build_bank(config.architecture)
     return LanguageModel(
-        config.model,
-        config.reservoir,
+        config.architecture,
         bank,
         config.seed,
         activation_checkpointing=config.train.activation_checkpointing,
@@ -142,7 +141,7 @@ def _train_and_count(config: JobConfig, model: LanguageModel, wire: WireMeter) -
         assert result.applied
         losses.append(result.loss_nats)
         sent.append(wire.take())
-    elements, padding = engine.count_optimizer_state()
+    elements, padding = count_optimizer_state(engine, config.train.zero_stage)
     bank = model.bank
     users = [block.mlgru.c_proj for block in model.blocks[1:2]] + [block.glu.gate_proj for block in model.blocks[1:2]]
     buffers = list(bank.buffers())
@@ -157,6 +156,21 @@ def _train_and_count(config: JobConfig, model: LanguageModel, wire: WireMeter) -
         sent,
         *_train_through_nan(engine),
     )
+
+
+def count_optimizer_state(engine: Any, stage: int) -> tuple[int, int]:
+    """Return the moment elements over all ranks without ZeRO's padding, and the padding."""
+    states = engine._optimizer.state.values()
+    local = sum(state[name].numel() for state in states for name in ("exp_avg", "exp_avg_sq"))
+    padding = 0
+    if stage == 3:
+        parameters = list(engine.module.parameters())
+        padding = sum(p.partition_numel() * dist.get_world_size() - p.ds_numel for p in parameters)
+    sums = torch.tensor([local, sum(engine._engine.optimizer.groups_padding) if stage in (1, 2) else 0])
+    if stage > 0:
+        dist.all_reduce(sums)
+    padding = 2 * (padding + int(sums[1]))
+    return int(sums[0]) - padding, padding
 
 
 def own_batches(step: int) -> list[MicroBatch]:

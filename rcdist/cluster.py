@@ -1,0 +1,152 @@
+"""Find the cluster, decide how many workers train, and what their environment is."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rcdist.config import JobConfig
+from rcdist.errors import ClusterError
+
+WORKERS_ON_CPU = 2
+"""Workers of a run without GPUs: enough to exercise everything that is distributed."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Say how many workers of which kind a run has.
+
+    Attributes:
+        num_workers: at most.
+        use_gpu: each has one GPU.
+        cpus_per_worker: that each reserves.
+        min_workers: with which it goes on; None: with num_workers only.
+    """
+
+    num_workers: int
+    use_gpu: bool
+    cpus_per_worker: float
+    min_workers: int | None = None
+
+
+@contextmanager
+def preserved_environment() -> Iterator[None]:
+    """Undo what is done to the environment of this process while open: Ray Train and MLflow are configured by it."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextmanager
+def ray_session(config: JobConfig) -> Iterator[None]:
+    """Connect to the cluster of the job, or start a local Ray that ends with this process.
+
+    A Ray that is already initialised in this process is used and left running. A cluster that merely runs on this
+    machine is not joined: only `cluster.address` or RAY_ADDRESS, which `ray job submit` sets, name one.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, logging_level="WARNING")
+    else:
+        cpus = max(os.cpu_count() or 1, WORKERS_ON_CPU)
+        # With the dashboard, on loopback, because Ray Train's clean-up of placement groups asks its State API.
+        ray.init(address="local", num_cpus=cpus, include_dashboard=True, logging_level="WARNING")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def is_local(config: JobConfig) -> bool:
+    """Say whether the run starts a Ray of its own on this machine, which cannot grow."""
+    return not (config.cluster.address or os.environ.get("RAY_ADDRESS"))
+
+
+def resolve_workers(config: JobConfig) -> Workers:
+    """Decide how many workers train, from the configuration and what the connected cluster has.
+
+    Raises:
+        ClusterError: a local Ray, which cannot grow, has too few devices.
+    """
+    import ray
+
+    resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0))
+    use_gpu = gpus > 0 if config.cluster.use_gpu is None else config.cluster.use_gpu
+    wanted = config.cluster.num_workers or (gpus if use_gpu and gpus else WORKERS_ON_CPU)
+    least, num_workers = wanted if isinstance(wanted, tuple) else (wanted, wanted)
+    local = is_local(config)
+    kind, has = ("GPU", float(gpus)) if use_gpu else ("CPU", resources.get("CPU", 0.0))
+    needs = least * (1.0 if use_gpu else config.cluster.cpus_per_worker)
+    if local and needs > has:
+        raise ClusterError(
+            "cluster.num_workers",
+            least,
+            f"needs {needs:g} {kind}s, this machine's Ray has {has:g}",
+            f"Use fewer workers, or give cluster.address of a cluster with {needs:g} {kind}s",
+        )
+    min_workers = least if isinstance(wanted, tuple) else None
+    return Workers(num_workers, use_gpu, config.cluster.cpus_per_worker, min_workers)
+
+
+def planned_workers(config: JobConfig) -> Workers:
+    """Return the workers of a run whose cluster has all that it asks for; nothing is connected to."""
+    wanted = config.cluster.num_workers or (1 if config.cluster.use_gpu else WORKERS_ON_CPU)
+    least, most = wanted if isinstance(wanted, tuple) else (None, wanted)
+    return Workers(most, bool(config.cluster.use_gpu), config.cluster.cpus_per_worker, least)
+
+
+def gpu_name() -> str:
+    """Return the name of the cluster's GPUs as Ray labels them, "GPU" when it does not say."""
+    import ray
+
+    prefix = "accelerator_type:"
+    return next((key.removeprefix(prefix) for key in ray.cluster_resources() if key.startswith(prefix)), "GPU")
+
+
+def set_timeouts(config: JobConfig, workers: Workers) -> None:
+    """Set how long Ray Train waits for what, in the environment that its controller inherits; a user's own win.
+
+    Besides: `cluster.hang_timeout_s` bounds every collective, and what a cluster takes to notice that a node is gone
+    (`RAY_health_check_*`, 30 to 60 s unless its connections break) is set where the cluster is started.
+    """
+    fewest_will_do = workers.min_workers is not None
+    start_timeout_s = config.cluster.start_timeout_s or (30.0 if fewest_will_do else 600.0)
+    variables = {
+        # The controller polls workers at this interval; its default of 2 s delays every record and the end of a run.
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        # After a node is lost Ray waits this long for as many workers as before. It asks for fewer only then.
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start_timeout_s),
+    }
+    if is_local(config):
+        # Nobody takes this machine away with notice, and the watcher's start logs an error of Ray's own.
+        variables["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+
+
+def worker_environment(workers: Workers) -> dict[str, str]:
+    """Return the environment variables of every training worker, each for a reason."""
+    environment = {
+        # Two processes whose threads exceed the cores fight: a worker gets the threads it reserved.
+        "OMP_NUM_THREADS": str(max(int(workers.cpus_per_worker), 1)),
+        "TOKENIZERS_PARALLELISM": "false",
+        "DEEPSPEED_LOG_LEVEL": "warning",
+        # DeepSpeed calls collectives under names that torch 2.13 has renamed: one warning per call site and worker.
+        "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",
+    }
+    # Of the driver: a fault on purpose (train/fault_injection.py), a processor with less (ops/processor.py).
+    environment |= {name: os.environ[name] for name in ("RCDIST_FAULT", "RCDIST_MAX_CPU_ISA") if name in os.environ}
+    if not workers.use_gpu:
+        # Must be set before DeepSpeed is imported; without a GPU it would probe for accelerators.
+        environment["DS_ACCELERATOR"] = "cpu"
+    return environment

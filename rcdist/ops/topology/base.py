@@ -1,0 +1,111 @@
+"""What a topology is: how a frozen matrix of that structure is kept, checked, scaled, counted and multiplied by."""
+
+# Shapes: M vectors, K inputs, N outputs.
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, int]
+"""(outputs, inputs) of a matrix."""
+
+
+class LinearMap(Protocol):
+    """Multiply vectors by an unscaled matrix of `shape` (N, K) that may never exist as a table of numbers."""
+
+    shape: Shape
+
+    def times(self, x_MK: Tensor) -> Tensor:
+        """Return x A^T, (M, N), in the float dtype of x."""
+        ...
+
+    def times_transposed(self, y_MN: Tensor) -> Tensor:
+        """Return y A, (M, K), in the float dtype of y: the gradient of `times`."""
+        ...
+
+    def to(self, dtype: torch.dtype) -> "LinearMap":
+        """Return the map with its table in a float dtype, for many small products in a row."""
+        ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """Describe one tensor that a frozen matrix keeps.
+
+    Attributes:
+        kind: weights: int8 of -1, 0, 1, of which connectivity says how many are not 0; signs: int8 of -1, 1;
+            permutation: int32, a random order along the last dimension; cycle: int32, one that is a single cycle.
+        shape: of the tensor.
+    """
+
+    kind: Literal["weights", "signs", "permutation", "cycle"]
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Return the number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def is_ternary(self) -> bool:
+        """Say whether it holds -1, 0 and 1; else indices."""
+        return self.kind in ("weights", "signs")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the dtype of the resident tensor."""
+        return torch.int8 if self.is_ternary else torch.int32
+
+    @property
+    def resident_bytes(self) -> int:
+        """Return the bytes of the resident tensor."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def packed_bytes(self) -> int:
+        """Return the bytes in which it travels: two bits per ternary value, four bytes per index."""
+        return -(-self.size // 4) if self.is_ternary else 4 * self.size
+
+
+class Topology(ABC):
+    """One structure of frozen matrices; everything that depends on the structure is asked of this object.
+
+    `block_size` is reservoir.block_size for the matrix; most topologies have no use for it. A fused kernel is optional:
+    `ops.project_cpu` and `ops.project_triton` use the map's own products where they have none.
+    """
+
+    has_connectivity = False
+    """Whether reservoir.connectivity means anything."""
+    has_blocks = False
+    """Whether reservoir.block_size means anything."""
+
+    def check(self, shape: Shape, block_size: int, letter: str) -> None:  # noqa: B027  most take every shape
+        """Refuse a shape that the topology cannot have.
+
+        Raises:
+            ConfigError: names the setting and the matrix.
+        """
+
+    @abstractmethod
+    def parts(self, shape: Shape, block_size: int) -> dict[str, Part]:
+        """Name the tensors, in the order in which they are packed.
+
+        One named `permutation` gets a companion `inverse` where it is resident.
+        """
+
+    @abstractmethod
+    def unit_gain(self, shape: Shape, connectivity: float, block_size: int) -> float:
+        """Return the factor that turns unit-rms input into unit-rms output."""
+
+    @abstractmethod
+    def flops(self, shape: Shape, block_size: int) -> int:
+        """Return the FLOPs of one product with one vector."""
+
+    @abstractmethod
+    def linear_map(self, parts: Mapping[str, Tensor], shape: Shape) -> LinearMap:
+        """Return what multiplies by the matrix, over its resident tensors."""

@@ -1,0 +1,56 @@
+"""The dense topology: a table of -1, 0, 1."""
+
+# Shapes: M vectors, K inputs, N outputs.
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from rcdist.ops.int8_matmul import float_int8_matmul
+from rcdist.ops.matmul import matmul
+from rcdist.ops.topology.base import LinearMap, Part, Shape, Topology
+
+
+class DenseMap:
+    """Multiply by a table of -1, 0, 1. Cost: 2 N K FLOPs per vector."""
+
+    def __init__(self, parts: Mapping[str, Tensor], shape: tuple[int, int]) -> None:
+        self.ternary_NK, self.shape = parts["ternary"], shape
+
+    def to(self, dtype: torch.dtype) -> LinearMap:
+        """Return the map with its table in a float dtype."""
+        return DenseMap({"ternary": self.ternary_NK.to(dtype)}, self.shape)
+
+    def times(self, x_MK: Tensor) -> Tensor:
+        """Return x A^T; int8 codes are summed exactly and returned in float32."""
+        if x_MK.dtype == torch.int8:
+            return float_int8_matmul(x_MK, self.ternary_NK)
+        return matmul(x_MK, self.ternary_NK.to(x_MK.dtype).t())
+
+    def times_transposed(self, y_MN: Tensor) -> Tensor:
+        """Return y A."""
+        return matmul(y_MN, self.ternary_NK.to(y_MN.dtype))
+
+
+class Dense(Topology):
+    """A row has connectivity * inputs entries of 1 or -1."""
+
+    has_connectivity = True
+
+    def parts(self, shape: Shape, block_size: int) -> dict[str, Part]:
+        """See Topology.parts."""
+        return {"ternary": Part("weights", shape)}
+
+    def unit_gain(self, shape: Shape, connectivity: float, block_size: int) -> float:
+        """See Topology.unit_gain."""
+        return 1 / math.sqrt(connectivity * shape[1])
+
+    def flops(self, shape: Shape, block_size: int) -> int:
+        """Return two per weight."""
+        return 2 * math.prod(shape)
+
+    def linear_map(self, parts: Mapping[str, Tensor], shape: Shape) -> LinearMap:
+        """See Topology.linear_map."""
+        return DenseMap(parts, shape)

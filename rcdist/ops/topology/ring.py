@@ -1,0 +1,61 @@
+"""The ring topology: each channel moves to the next one along a single cycle through all of them."""
+
+# Shapes: M vectors, K inputs, N outputs.
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from rcdist.errors import ConfigError
+from rcdist.ops.topology.base import LinearMap, Part, Shape, Topology
+
+
+class RingMap:
+    """Permute along one cycle through all channels. Cost: no FLOPs. Rodan and Tino 2011, section III."""
+
+    def __init__(self, parts: Mapping[str, Tensor], shape: tuple[int, int]) -> None:
+        self.permutation_K, self.inverse_K = parts["permutation"], parts["inverse"]
+        self.shape = shape
+
+    def to(self, dtype: torch.dtype) -> LinearMap:
+        """Return the map itself: it has no table."""
+        return self
+
+    def times(self, x_MK: Tensor) -> Tensor:
+        """Return x A^T."""
+        return x_MK.index_select(1, self.permutation_K)
+
+    def times_transposed(self, y_MN: Tensor) -> Tensor:
+        """Return y A."""
+        return y_MN.index_select(1, self.inverse_K)
+
+
+class Ring(Topology):
+    """An orthogonal matrix that costs nothing."""
+
+    def check(self, shape: Shape, block_size: int, letter: str) -> None:
+        """Refuse a matrix that is not square; see Topology.check."""
+        if shape[0] != shape[1]:
+            raise ConfigError(
+                "reservoir.topology",
+                "ring",
+                f"a ring is square, and the matrix {letter} of the plan is {shape[0]} x {shape[1]}",
+                "Use hadamard or block for it, e.g. --reservoir.topology '{c: ring, " + letter + ": hadamard}'",
+            )
+
+    def parts(self, shape: Shape, block_size: int) -> dict[str, Part]:
+        """See Topology.parts."""
+        return {"permutation": Part("cycle", (shape[1],))}
+
+    def unit_gain(self, shape: Shape, connectivity: float, block_size: int) -> float:
+        """Return 1: it only moves its input."""
+        return 1.0
+
+    def flops(self, shape: Shape, block_size: int) -> int:
+        """Return 0."""
+        return 0
+
+    def linear_map(self, parts: Mapping[str, Tensor], shape: Shape) -> LinearMap:
+        """See Topology.linear_map."""
+        return RingMap(parts, shape)

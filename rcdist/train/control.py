@@ -1,0 +1,134 @@
+"""Why training must save or end before its last step: budgets, pre-emption, the driver's wish, errors of a rank."""
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray.train
+
+from rcdist import errors
+from rcdist.config import JobConfig
+from rcdist.errors import BudgetError, RcdistError
+from rcdist.tracking.ledger import Ledger
+
+BUDGETS = (None, "cost.budget_usd", "cost.budget_device_s", "train.max_wall_s")
+"""What can be used up, by the number that rank 0 sends."""
+
+_ERROR = "stop.json"
+_REQUEST = "stop-requested"
+
+_NOTICE_EVERY_S = 5.0
+"""Seconds between two looks at whether a node is about to be taken away; clouds give 30 s or more."""
+_STOP_EVERY_S = 1.0
+"""Seconds between two looks at whether the driver asks for the end: the storage may be a slow mount."""
+
+
+@dataclass(frozen=True)
+class Interruption:
+    """Hold what all ranks have agreed on after a step.
+
+    Attributes:
+        used_up: setting of the budget that is used up, None while none is.
+        is_preempted: a node is about to be taken away, which was not known before.
+        is_stopped: the driver asks for the end.
+    """
+
+    used_up: str | None
+    is_preempted: bool
+    is_stopped: bool
+
+
+class Interrupts:
+    """Look for interruptions on rank 0, and let every rank know in the same step.
+
+    Args:
+        config: budgets.
+        ledger: what was used.
+        deadline: Unix time at which `train.max_wall_s` is over.
+        rank: of this worker.
+    """
+
+    def __init__(self, config: JobConfig, ledger: Ledger, deadline: float, rank: int) -> None:
+        self._config, self._ledger, self._deadline, self._rank = config, ledger, deadline, rank
+        self._noticed_at = self._stop_polled_at = time.monotonic()
+        self._is_preempted = False
+
+    def poll(self) -> tuple[float, float, float]:
+        """Return numbers to be added up over the ranks: budget, time to look for a notice, stop."""
+        if self._rank > 0:
+            return 0.0, 0.0, 0.0
+        now, is_stopped = time.monotonic(), False
+        if now - self._stop_polled_at > _STOP_EVERY_S:
+            self._stop_polled_at, is_stopped = now, is_stop_requested(self._config.run_dir)
+        is_due = now - self._noticed_at > _NOTICE_EVERY_S
+        return find_used_up(self._config, self._ledger, self._deadline), float(is_due), float(is_stopped)
+
+    def agree(self, sums: tuple[float, ...]) -> Interruption:
+        """Return what the sums of `poll` mean; every rank calls it in every step."""
+        budget, is_due, is_stopped = sums
+        is_new = False
+        if is_due:
+            self._noticed_at = time.monotonic()
+            # Ray gives every rank the same answer only if all ask in the same step.
+            before, self._is_preempted = self._is_preempted, ray.train.get_preemption_info() is not None
+            is_new = self._is_preempted and not before
+        return Interruption(BUDGETS[round(budget)], is_new, is_stopped > 0)
+
+
+def find_used_up(config: JobConfig, ledger: Ledger, deadline: float) -> float:
+    """Return the place in BUDGETS of what is used up, 0 for nothing."""
+    over = (
+        ledger.usd >= (config.cost.budget_usd or math.inf),
+        ledger.device_s >= (config.cost.budget_device_s or math.inf),
+        time.time() >= deadline,
+    )
+    return float(over.index(True) + 1) if any(over) else 0.0
+
+
+def budget_error(config: JobConfig, setting: str, step: int, ledger: Ledger) -> BudgetError:
+    """Return the error that ends the run, once its checkpoint is saved."""
+    section, name = setting.split(".")
+    used = f"{ledger.usd:.6g} USD and {ledger.device_s:.0f} device seconds are used"
+    return BudgetError(
+        setting,
+        getattr(getattr(config, section), name),
+        f"used up at step {step} of {config.train.steps}: {used}; the checkpoint of that step is saved",
+        "Raise it and run the same command to go on" if section == "cost" else "Run the same command to go on",
+    )
+
+
+def write_stop(run_dir: Path, error: RcdistError, rank: int) -> None:
+    """Write down an error that a restart of the workers would only repeat; of several ranks' the last one is kept."""
+    fields = {"class": type(error).__name__, "field": error.field, "rule": error.rule, "remedy": error.remedy}
+    value = error.value if isinstance(error.value, str | int | float | bool | None) else str(error.value)
+    temporary = run_dir / f"{_ERROR}.{rank}.part"
+    temporary.write_text(json.dumps(fields | {"value": value}))
+    temporary.replace(run_dir / _ERROR)
+
+
+def read_stop(run_dir: Path) -> RcdistError | None:
+    """Return the error that was written down, None when there is none."""
+    path = run_dir / _ERROR
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text())
+    made: RcdistError = getattr(errors, found["class"])(found["field"], found["value"], found["rule"], found["remedy"])
+    return made
+
+
+def request_stop(run_dir: Path) -> None:
+    """Ask the workers for a checkpoint and the end; the driver's answer to SIGTERM."""
+    (run_dir / _REQUEST).touch()
+
+
+def is_stop_requested(run_dir: Path) -> bool:
+    """Say whether the driver has asked for the end."""
+    return (run_dir / _REQUEST).exists()
+
+
+def clear_stop(run_dir: Path) -> None:
+    """Forget error and request, before a run is started again."""
+    (run_dir / _ERROR).unlink(missing_ok=True)
+    (run_dir / _REQUEST).unlink(missing_ok=True)

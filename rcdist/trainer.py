@@ -1,0 +1,152 @@
+"""Run Ray Train from the driver: start it, follow it, and keep what its controller receives from the workers."""
+
+import logging
+import math
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from ray.train import Checkpoint, UserCallback
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from rcdist.checkpoint.find import prune_checkpoints
+from rcdist.cluster import Workers, set_timeouts, worker_environment
+from rcdist.errors import RetriesError
+from rcdist.exits import find_cause
+from rcdist.tracking.jsonl import MetricsLog
+from rcdist.tracking.provenance import redact
+from rcdist.train.loop import train_loop_per_worker
+from rcdist.train.payload import Payload
+
+logger = logging.getLogger("rcdist")
+
+_POLL_S = 0.2
+
+
+class RecordKeeper(UserCallback):
+    """Append rank 0's record to metrics.jsonl and keep the newest checkpoints and the best.
+
+    It runs in Ray Train's controller, which Ray places on the driver's node, and outlives the workers. The driver reads
+    the file and passes it on to MLflow: nothing here waits for a server.
+
+    Args:
+        run_dir: folder of the run.
+        keep_latest: newest checkpoints that are kept.
+        keep_every_steps: checkpoints of its multiples are kept for good.
+    """
+
+    def __init__(self, run_dir: Path, keep_latest: int, keep_every_steps: int | None) -> None:
+        self._run_dir = run_dir
+        self._kept = keep_latest, keep_every_steps
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
+        """Keep one record; Ray calls it once all workers have reported and the checkpoint is in storage."""
+        record = dict(metrics[0])
+        step, timestamp_ms = record.pop("step"), record.pop("timestamp_ms")
+        MetricsLog(self._run_dir).append(step, timestamp_ms, record)
+        if checkpoint is not None:
+            prune_checkpoints(self._run_dir, *self._kept)
+
+
+def fit(payload: Payload, workers: Workers, callbacks: Sequence[UserCallback] = ()) -> None:
+    """Run Ray Train to the end; blocks.
+
+    Raises:
+        RetriesError: workers failed more often than `cluster.max_failures`.
+        ray.train.TrainingFailedError: carries a RcdistError of a worker.
+    """
+    config = payload.config
+    set_timeouts(config, workers)
+    # Ray's list of earlier checkpoints names those that retention has deleted; the folders themselves are the truth.
+    (config.run_dir / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
+    keeper = RecordKeeper(config.run_dir, config.checkpoint.keep_latest, config.checkpoint.keep_every_steps)
+    most = workers.num_workers
+    trainer = TorchTrainer(
+        train_loop_per_worker,
+        train_loop_config={"payload": payload},
+        torch_config=TorchConfig(
+            backend="nccl" if workers.use_gpu else "gloo", timeout_s=math.ceil(config.cluster.hang_timeout_s)
+        ),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=(workers.min_workers, most) if workers.min_workers else most,
+            use_gpu=workers.use_gpu,
+            resources_per_worker={"CPU": workers.cpus_per_worker} | ({"GPU": 1.0} if workers.use_gpu else {}),
+            elastic_resize_monitor_interval_s=config.cluster.resize_interval_s,
+        ),
+        run_config=ray.train.RunConfig(
+            name=config.name,
+            storage_path=str(config.run_dir.parent),
+            callbacks=[keeper, *callbacks],
+            # Ray counts pre-emption with notice apart, and retries after it without limit.
+            failure_config=ray.train.FailureConfig(max_failures=config.cluster.max_failures),
+            worker_runtime_env={"env_vars": worker_environment(workers)},
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        if find_cause(error) is not None:
+            raise
+        report = config.run_dir / "failure.txt"
+        report.write_text(redact("".join(traceback.format_exception(error))))
+        raise RetriesError(
+            "cluster.max_failures",
+            config.cluster.max_failures,
+            f"the workers failed once more, the last time with: {_last_line(error)}",
+            f"Read {report}; the same command goes on from the newest checkpoint",
+        ) from error
+
+
+def _last_line(error: BaseException) -> str:
+    """Return the line of a worker's traceback that names its error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def follow(
+    work: Callable[[], None],
+    poll: Callable[[], None],
+    *,
+    request_stop: Callable[[], None] = lambda: None,
+    grace_s: float = 0.0,
+) -> None:
+    """Run `work` in a thread and `poll` in this one until it ends, then once more; re-raise what `work` raised.
+
+    The main thread stays free for signals: Ctrl-C and SIGTERM take effect at once, and Ray installs no handler of its
+    own. They first call `request_stop` and give `work` grace_s seconds to end by itself; a second signal does not wait.
+    """
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run, daemon=True, name="fit")
+    thread.start()
+    try:
+        while thread.is_alive():
+            poll()
+            time.sleep(_POLL_S)
+    except (KeyboardInterrupt, SystemExit):
+        # Ray's native handler of SIGTERM has set an alarm that aborts the process 3 s later, whatever it is doing.
+        signal.alarm(0)
+        if grace_s > 0:
+            logger.info("stopping: saving first, %g s at most; the same signal once more: at once", grace_s)
+            request_stop()
+            deadline = time.monotonic() + grace_s
+            while thread.is_alive() and time.monotonic() < deadline:
+                poll()
+                time.sleep(_POLL_S)
+            poll()
+        raise
+    poll()
+    if failure:
+        raise failure[0]

@@ -1,0 +1,65 @@
+"""The Triton kernels on a real GPU against the reference: `python -m pytest -m gpu` there; skipped elsewhere."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from rcdist.config import Architecture, ModelConfig, ReservoirConfig
+from rcdist.model.reservoir import build_bank
+from tests.ops import cases
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+WIDTHS = pytest.mark.parametrize("width", [5, 131, 1024, 2816])
+
+
+@pytest.fixture(autouse=True)
+def _on_the_gpu() -> Iterator[None]:
+    torch.set_default_device("cuda")
+    torch.manual_seed(42)
+    yield
+    torch.set_default_device("cpu")
+
+
+@DTYPES
+@WIDTHS
+def test_norm(dtype: torch.dtype, width: int) -> None:
+    cases.check_norm("triton", dtype, width, True)
+
+
+@DTYPES
+@WIDTHS
+@pytest.mark.parametrize("kind", ["glu", "readout"])
+def test_gated(dtype: torch.dtype, width: int, kind: str) -> None:
+    cases.check_gated("triton", dtype, width, kind)
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(2, 37, 40), (1, 3000, 70), (64, 129, 2048)])
+@pytest.mark.parametrize("has_state", [True, False])
+def test_scan(dtype: torch.dtype, shape: tuple[int, int, int], has_state: bool) -> None:
+    cases.check_scan("triton", dtype, shape, constant=False, state=has_state, starts=has_state)
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    ("letter", "topology"), [("c", "dense"), ("D", "dense"), ("G", "hadamard"), ("D", "hadamard"), ("G", "block")]
+)
+def test_project(dtype: torch.dtype, letter: str, topology: str) -> None:
+    cases.check_project("triton", dtype, letter, topology, gain=True, width=256, glu_width=1024)
+
+
+@DTYPES
+@pytest.mark.parametrize(("rows", "vocabulary"), [(37, 131), (300, 32000)])
+def test_loss(dtype: torch.dtype, rows: int, vocabulary: int) -> None:
+    cases.check_loss("triton", dtype, rows, vocabulary, weighted=True)
+
+
+def test_a_bank_has_the_same_bytes_on_every_platform() -> None:
+    topology = {"c": "block", "G": "hadamard", "D": "hadamard", "r": "ring", "f": "dense", "U": "block"}
+    config = ReservoirConfig(plan="cfGUD@a+r", topology=topology, block_size=3)
+    with torch.device("cpu"):
+        bank = build_bank(Architecture(ModelConfig(num_layers=4, width=24, glu_width=48), config))
+    assert bank.digest() == "e063eaf92bb62eb6e7fd34acf4bf98e5ccb922be823838b25f96143137fee492"

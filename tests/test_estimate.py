@@ -1,0 +1,50 @@
+"""What a configuration costs: totals are sums of rows; memory, time and money are those of the workers."""
+
+import pytest
+
+from rcdist.cluster import Workers
+from rcdist.config import JobConfig
+from rcdist.config.cli import read_config
+from rcdist.estimate import describe_cost, describe_run, format_run
+from rcdist.model.cost import count_parameters, estimate_flops
+from rcdist.tracking.prices import PriceRow
+
+PRICE = PriceRow("row", "spot", usd_per_device_hour=3.6, peak_flops=1e12, watts=500, source="test")
+
+
+@pytest.mark.parametrize("plan", ["T", "T cG@a", "fcgoGUD@a c=@b+r"])
+def test_rows_add_up(plan: str) -> None:
+    config = read_config([f"--reservoir.plan={plan}"], "test")
+    cost = describe_cost(config)
+    for name in ("train", "decode"):
+        assert sum(row[f"{name}_flops"] for row in cost["matrices"]) == cost["flops_per_token"][name]
+    frozen = [row for row in cost["matrices"] if " frozen" in row["matrix"]]
+    assert sum(row["weights"] for row in frozen) == cost["parameters"]["unique"]
+    assert (
+        sum(row["weights"] // row["num_distinct"] * row["num_applied"] for row in frozen)
+        == cost["parameters"]["frozen"]
+    )
+    counts = count_parameters(config.architecture)
+    assert cost["parameters"]["stored"] == counts.stored
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision", "bytes_per_weight"),
+    [(0, "fp32", 16), (1, "fp32", 8 + 12 / 4), (2, "bf16", 2 + (2 + 12) / 4), (3, "bf16", 16 / 4)],
+)
+def test_memory_is_what_zero_leaves_each_worker(stage: int, precision: str, bytes_per_weight: float) -> None:
+    config = JobConfig(train={"zero_stage": stage, "precision": precision})
+    counts = count_parameters(config.architecture)
+    expected = bytes_per_weight * counts.trained + counts.frozen_unique
+    assert describe_run(config, Workers(4, True, 1.0), PRICE)["memory_bytes_per_worker"] == round(expected)
+
+
+def test_the_least_time_and_money_are_those_at_peak_speed() -> None:
+    config = JobConfig(train={"activation_checkpointing": True})
+    flops = estimate_flops(config.architecture, activation_checkpointing=True).hardware
+    total = 600 * 4096 * flops
+    found = describe_run(config, Workers(4, True, 1.0), PRICE)
+    assert found["least_s"] == pytest.approx(total / 4e12)
+    assert found["least_usd"] == pytest.approx(total / 1e12 / 1000)
+    text = format_run(config, Workers(4, True, 1.0, min_workers=2), PRICE)
+    assert "2 to 4 GPU workers" in text and "3.6 USD per device hour (row, spot)" in text

@@ -1,0 +1,36 @@
+"""What happened in a job decides its exit code, and the cause is found wherever Ray has put it."""
+
+import pytest
+
+from rcdist.errors import ClusterError, ConfigError
+from rcdist.exits import find_cause, run_main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (None, 0, ""),
+        (ClusterError("a", 1, "too small", "Grow"), 3, "a=1: too small. Grow.\n"),
+        (KeyboardInterrupt(), 143, "stopped\n"),
+        (SystemExit(15), 143, "stopped\n"),
+        (RuntimeError("bug"), 1, "RuntimeError: bug"),
+    ],
+)
+def test_what_happened_decides_the_exit_code(
+    capsys: pytest.CaptureFixture[str], error: BaseException | None, code: int, text: str
+) -> None:
+    def main(argv: list[str]) -> int:
+        if error:
+            raise error
+        return 0
+
+    assert run_main(main, []) == code
+    assert text in capsys.readouterr().err
+
+
+def test_the_cause_is_found_inside_what_ray_train_raises() -> None:
+    from ray.train import WorkerGroupError
+
+    inner = ConfigError("a", 1, "wrong", "Mend it")
+    assert find_cause(WorkerGroupError("worker failed", {1: inner})) is inner
+    assert find_cause(ValueError("other")) is None
