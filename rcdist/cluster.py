@@ -31,7 +31,7 @@ class Workers:
 
 @contextmanager
 def preserved_environment() -> Iterator[None]:
-    """Undo what is done to the environment of this process while open: Ray Train and MLflow are configured by it."""
+    """Restore the environment of this process on exit: Ray Train and MLflow are configured through it."""
     before = dict(os.environ)
     try:
         yield
@@ -99,7 +99,7 @@ def resolve_workers(config: JobConfig) -> Workers:
 
 
 def planned_workers(config: JobConfig) -> Workers:
-    """Return the workers of a run whose cluster has all that it asks for; nothing is connected to."""
+    """Return the workers of a run whose cluster has all it asks for; connects to nothing."""
     wanted = config.cluster.num_workers or (1 if config.cluster.use_gpu else WORKERS_ON_CPU)
     least, most = wanted if isinstance(wanted, tuple) else (None, wanted)
     return Workers(most, bool(config.cluster.use_gpu), config.cluster.cpus_per_worker, least)
@@ -114,7 +114,7 @@ def gpu_name() -> str:
 
 
 def set_timeouts(config: JobConfig, workers: Workers) -> None:
-    """Set how long Ray Train waits for what, in the environment that its controller inherits; a user's own win.
+    """Set Ray Train's timeouts in the environment that its controller inherits; values set by the user win.
 
     Besides: `cluster.hang_timeout_s` bounds every collective, and what a cluster takes to notice that a node is gone
     (`RAY_health_check_*`, 30 to 60 s unless its connections break) is set where the cluster is started.
@@ -128,7 +128,7 @@ def set_timeouts(config: JobConfig, workers: Workers) -> None:
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start_timeout_s),
     }
     if is_local(config):
-        # Nobody takes this machine away with notice, and the watcher's start logs an error of Ray's own.
+        # This machine is never pre-empted, and starting the watcher would log an error of Ray's own.
         variables["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
     for name, value in variables.items():
         os.environ.setdefault(name, value)
@@ -137,7 +137,7 @@ def set_timeouts(config: JobConfig, workers: Workers) -> None:
 def worker_environment(workers: Workers) -> dict[str, str]:
     """Return the environment variables of every training worker, each for a reason."""
     environment = {
-        # Two processes whose threads exceed the cores fight: a worker gets the threads it reserved.
+        # More threads than cores slow every process down: a worker gets the threads it reserved.
         "OMP_NUM_THREADS": str(max(int(workers.cpus_per_worker), 1)),
         "TOKENIZERS_PARALLELISM": "false",
         "DEEPSPEED_LOG_LEVEL": "warning",

@@ -1,6 +1,5 @@
 """What a configuration costs before it runs: parameters, FLOPs, bytes, memory, the least time and money."""
 
-import io
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +8,7 @@ from rcdist.config import JobConfig
 from rcdist.data.prepare import PreparedData
 from rcdist.model.cost import MatrixCost, count_parameters, estimate_flops, list_matrices
 from rcdist.tracking.prices import PriceRow
-from rcdist.tracking.progress import format_count, format_duration
+from rcdist.tracking.progress import draw, format_count, format_duration
 
 _COLUMNS = ("matrix", "shape", "blocks", "distinct", "weights stored", "train FLOPs", "decode FLOPs", "bytes read")
 
@@ -43,7 +42,6 @@ def describe_cost(config: JobConfig) -> dict[str, Any]:
 def format_cost(config: JobConfig) -> str:
     """Draw what `describe_cost` counts as plain text, shares in per cent of the whole model."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     cost = describe_cost(config)
@@ -64,10 +62,7 @@ def format_cost(config: JobConfig) -> str:
         )
     rest = stored - sum(group["weights"] for group in cost["matrices"])
     table.add_row("embedding, norms, gains", "", "", "", _share(rest, stored), "", "", "")
-    console = Console(file=io.StringIO(), width=200, color_system=None, markup=False, emoji=False)
-    with console.capture() as capture:
-        console.print(table)
-    lines = [line.rstrip() for line in capture.get().splitlines()]
+    lines = [draw(table), ""]
     counts = cost["parameters"]
     lines.append(
         f"plan {config.reservoir.plan}: {stored:,} parameters stored, {counts['trained']:,} trained, "
@@ -102,7 +97,7 @@ def describe_run(config: JobConfig, workers: Workers, price: PriceRow) -> dict[s
 
 
 def format_run(config: JobConfig, workers: Workers, price: PriceRow, data: PreparedData | None = None) -> str:
-    """Say in some lines what is about to run; without `data` nothing of the corpus."""
+    """Describe in a few lines what is about to run; without `data` the corpus is left out."""
     run, counts = describe_run(config, workers, price), count_parameters(config.architecture)
     flops = estimate_flops(config.architecture)
     at_least = f"{workers.min_workers} to " if workers.min_workers else ""

@@ -96,7 +96,6 @@ TESTED_ELSEWHERE = {
     "rcdist/train/events": "train/test_checkpointer",
     "rcdist/train/loop": "jobs/test_pretrain",
     "rcdist/train/payload": "train/test_checkpointer",
-    "jobs/chaos": "chaos/test_faults",
     "jobs/evaluate": "jobs/test_pretrain",
     "jobs/generate": "jobs/test_pretrain",
 }

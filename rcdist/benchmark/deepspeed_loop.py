@@ -1,4 +1,4 @@
-"""One process of a bare torch.distributed and DeepSpeed loop: the least that can train our model, to compare with."""
+"""One process of a bare torch.distributed and DeepSpeed loop: the minimum that can train our model, as a baseline."""
 
 import json
 import logging

@@ -18,7 +18,7 @@ from rcdist.ops.topology import TOPOLOGIES
 
 
 def measure_frozen(width: int, tokens: int, pairs: int, device: torch.device) -> dict[str, Any]:
-    """Time forward and backward of one square matrix, frozen over trained; the trained one is rounded once in it."""
+    """Time forward and backward of one square matrix, frozen over trained; the trained one is quantised once in it."""
     dtype = torch.bfloat16
     x = torch.randn(tokens, width, device=device, dtype=dtype)
     z = add_norm_quantise(x, None, torch.ones(width, device=device, dtype=dtype), 1e-6)[1]
@@ -74,7 +74,7 @@ def measure_scan(width: int, tokens: int, lengths: list[int], pairs: int, device
 
 
 def time_once(work: Callable[[], Any]) -> float:
-    """Return the seconds of one run after one that is not counted."""
+    """Return the seconds of one run after one warm-up."""
     work()
     began = time.perf_counter()
     work()

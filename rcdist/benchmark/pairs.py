@@ -13,7 +13,7 @@ Arm = Callable[[], Any]
 
 
 def measure_pairs(arms: Mapping[str, Arm], pairs: int, warm_up: int = 2) -> dict[str, list[float]]:
-    """Run every arm once per pair, in an order that turns round from pair to pair; return seconds by arm.
+    """Run every arm once per pair, in an order that is reversed from pair to pair; return seconds by arm.
 
     Args:
         arms: what to run, by name.

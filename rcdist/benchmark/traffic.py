@@ -22,7 +22,7 @@ from rcdist.ops.weights import WeightsQuantisedOnce
 class TrafficCounter(TorchDispatchMode):
     """Add up, per operation, the bytes of the tensors it reads and writes while entered; views move nothing.
 
-    What a cache would keep is not taken off: an operation counts each of its tensors once, in and out.
+    Caches are not considered: an operation counts each of its tensors once, in and out.
 
     Attributes:
         moved: bytes by the operation's name.

@@ -62,7 +62,7 @@ class Context:
         self.verdict.expect(found == expected, f"{found}, not {expected}")
 
     def events(self) -> list[str]:
-        """Return what was told of the run, in order."""
+        """Return the names of the run's events, in order."""
         path = self.run_dir / EVENTS
         return [json.loads(line)["event"] for line in path.read_text().splitlines()] if path.exists() else []
 

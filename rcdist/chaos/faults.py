@@ -79,7 +79,7 @@ def _shrunk(context: Context) -> None:
 
 def _preemption(context: Context) -> None:
     node = context.cluster.add_node(1)
-    # No failure is allowed: pre-emption with notice is none. No checkpoint is due: the one there is, the notice made.
+    # No failure is allowed: pre-emption with notice is not one. No checkpoint is due: the only one is due to the notice.
     settings = [*_LONG, "--cluster.max_failures=0", "--checkpoint.every_steps=null"]
     process = context.job.start(*settings)
     _wait(process, lambda: bool(MetricsLog(context.run_dir).read()))
@@ -96,7 +96,7 @@ def _preemption(context: Context) -> None:
 
 
 def _wait(process: subprocess.Popen[str], holds: Callable[[], bool], timeout_s: float = 150.0) -> bool:
-    """Wait while the job runs; say whether it came to hold."""
+    """Wait until a condition holds or the job ends; return whether it holds."""
     deadline = time.monotonic() + timeout_s
     while not (held := holds()) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -186,7 +186,7 @@ def _disk_full(context: Context) -> None:
 
 
 def _fill(filler: Path, left_bytes: int) -> None:
-    """Take all the room but some, of which the run may take a part at the same time."""
+    """Fill the storage up to some room, while the run may write too."""
     with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while (free := shutil.disk_usage(filler).free) > left_bytes:
             file.write(bytes(min(free - left_bytes, 2**20)))

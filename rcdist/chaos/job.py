@@ -64,8 +64,8 @@ class Job:
         return list(last.values())
 
     def config(self, *more: str) -> JobConfig:
-        """Return the same as the job reads it."""
-        return read_config(self.command_line(*more), "jobs/chaos.py")
+        """Return the settings as the job reads them."""
+        return read_config(self.command_line(*more), "chaos")
 
     def start(self, *more: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start the job; what it prints goes to a file, because nobody reads a pipe while a fault is made."""

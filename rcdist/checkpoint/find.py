@@ -87,10 +87,10 @@ def find_newest_valid(run_dir: Path, proved: Found | None = None) -> Found | Non
             damaged.append(error)
             continue
         return Found(folder, found.manifest, tuple(damaged))
-    if all(isinstance(error.__cause__, FileNotFoundError) for error in damaged):
-        # The manifest or a rank's list lacks: whoever saved was killed, and nothing was saved before.
-        for error in damaged:
-            logger.warning("skipped: %s", error)
+    if all(isinstance(damage.__cause__, FileNotFoundError) for damage in damaged):
+        # A manifest or a rank's list is missing: a worker was killed while it saved, and nothing was saved before.
+        for unfinished in damaged:
+            logger.warning("skipped: %s", unfinished)
         return None
     if damaged:
         raise CheckpointError(

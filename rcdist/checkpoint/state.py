@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class SpikeState:
-    """Hold what the guard against jumps of the loss remembers, so that a resumed run decides alike.
+    """Hold what the guard against loss spikes remembers, so that a resumed run decides alike.
 
     Attributes:
         losses: of the newest applied steps, nats per token.

@@ -10,7 +10,7 @@ from rcdist.config.reservoir import ReservoirConfig
 
 @dataclass(frozen=True)
 class Architecture:
-    """Hold what decides over a model's parameters.
+    """Hold what determines a model's parameters.
 
     Attributes:
         model: shape and arithmetic.

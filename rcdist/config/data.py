@@ -61,7 +61,7 @@ class DataConfig(Section):
     shard_tokens: Annotated[int, Field(ge=1024)] = 16_777_216
     """Tokens per shard file."""
     verify_cache: bool = True
-    """Prove the digests of tokens that an earlier run wrote, at the start: one read of them."""
+    """Check the digests of tokens that an earlier run wrote, at the start: one read of them."""
     cache_dir: str | None = None
     """Where tokenised shards are kept, shared by all nodes; None: <storage_path>/datasets."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

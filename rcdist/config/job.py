@@ -71,16 +71,16 @@ class TrainConfig(Section):
 
 
 class DivergenceConfig(Section):
-    """What is done about a loss that jumps; updates are also skipped where loss or gradient is not finite."""
+    """What is done about loss spikes; updates are also skipped where loss or gradient is not finite."""
 
     spike_z: Annotated[float, Field(gt=0)] | None = 8.0
-    """Robust z-score of the loss above which an update is skipped; None: no loss is too high."""
+    """Robust z-score of the loss above which an update is skipped; None: never."""
     window_steps: Annotated[int, Field(ge=16, le=10_000)] = 64
     """Newest steps whose losses are compared with, and within which skipped steps are counted."""
     max_skipped: Annotated[int, Field(ge=0)] = 4
-    """Skipped steps within window_steps; one more and training goes back to the newest checkpoint, past the data."""
+    """Skipped steps allowed within window_steps; one more rolls back to the newest checkpoint, past the data."""
     max_rollbacks: Annotated[int, Field(ge=0)] = 2
-    """How often a run goes back before it stops with exit code 5."""
+    """Rollbacks before a run stops with exit code 5."""
 
 
 class CheckpointConfig(Section):
@@ -121,7 +121,7 @@ class TrackingConfig(Section):
     health_every_steps: Annotated[int, Field(ge=1)] | None = 100
     """Steps between two readings of ternary weights, gates, states and frozen bytes; None: never."""
     log_samples: bool = False
-    """Write down which windows every worker reads in every step, as a proof that none is lost or read twice."""
+    """Log which windows every worker reads in every step, to prove that none is lost or read twice."""
 
 
 class CostConfig(Section):
@@ -164,7 +164,7 @@ class ClusterConfig(Section):
     hang_timeout_s: Annotated[float, Field(gt=0)] = 900.0
     """Seconds after which a collective that some worker does not join counts as a failure of the workers."""
     resize_interval_s: Annotated[float, Field(gt=0)] = 60.0
-    """Seconds between two looks at whether there is room for more workers, where num_workers is [min, max]."""
+    """Seconds between two checks for room for more workers, where num_workers is [min, max]."""
     stop_grace_s: Annotated[float, Field(ge=0)] = 20.0
     """Seconds that SIGTERM or Ctrl-C leave for one last checkpoint; 0: none is saved."""
 

@@ -61,7 +61,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, vocab_size: int) -> list[in
     """Turn a prompt into ids that begin a document.
 
     Raises:
-        ConfigError: the tokenizer has ids that the model has not.
+        ConfigError: the tokenizer has more ids than the model.
     """
     if tokenizer.vocab_size > vocab_size:
         raise ConfigError(

@@ -37,7 +37,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def check_sqlite(path: Path, timeout_s: float) -> None:
-    """Take and release the write lock of a database file, which is made where it lacks; its folder must be there.
+    """Take and release the write lock of a database file, creating it if needed; its folder must exist.
 
     MLflow itself would try again for a minute on a file that cannot be opened.
 
@@ -57,10 +57,10 @@ def lock_setup(path: Path) -> Iterator[None]:
 
 
 def run_within(timeout_s: float, call: Callable[[], object]) -> None:
-    """Call in a thread and give up on it after a while: name look-ups and database drivers know no timeout.
+    """Call in a thread and give up after a timeout: name look-ups and database drivers have none.
 
     Raises:
-        TimeoutError: no end within the time; the thread is left behind.
+        TimeoutError: it did not return in time; the thread is left behind.
         Exception: what `call` raised.
     """
     failures: list[Exception] = []
@@ -93,7 +93,7 @@ def refusing(uri: str) -> Iterator[None]:
 
 
 def describe(error: BaseException) -> str:
-    """Say in one line, without passwords, what went wrong: the operating system's reason where there is one."""
+    """Describe in one line, without passwords, what went wrong, by the operating system's reason if there is one."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, TimeoutError):

@@ -1,4 +1,4 @@
-"""metrics.jsonl: the log of a run's records beside MLflow, and the truth that MLflow is completed from."""
+"""metrics.jsonl: the log of a run's records, and the source of truth that MLflow is completed from."""
 
 import json
 import math
@@ -67,7 +67,7 @@ class MetricsLog:
                 _truncate(file, step)
 
     def complete(self, records: Sequence[Mapping[str, float]]) -> None:
-        """Append those of a checkpoint's newest records that were still on their way here when something was killed.
+        """Append those of a checkpoint's newest records that had not arrived when a process was killed.
 
         Args:
             records: metrics with `step` and `timestamp_ms` among them, steps ascending.

@@ -1,4 +1,4 @@
-"""Ledger: what a run has used so far: tokens, FLOPs, device seconds, money, energy."""
+"""Ledger: what a run has used so far, in tokens, FLOPs, device seconds, money and energy."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -24,7 +24,7 @@ class FlopsRates(Protocol):
 class Ledger:
     """Add up what a run uses, over all workers and since step 0.
 
-    Its state rides in the checkpoint, so that a resumed run goes on counting. Device seconds are charged whether or
+    It is saved in every checkpoint, so that a resumed run goes on counting. Device seconds are charged whether or
     not they bring tokens: start-up, evaluation, saving and lost work are charges with no useful second.
 
     Attributes:

@@ -28,7 +28,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("train/learning_rate", "1", "Learning rate of this step"),
     Metric("train/tokens", "tokens", "Tokens trained on since step 0, over all workers"),
     Metric("train/epoch", "1", "Passes over the training corpus, fractional"),
-    Metric("train/skipped_steps", "1", "Steps since step 0 whose update was skipped: not finite, or a jump"),
+    Metric("train/skipped_steps", "1", "Steps since step 0 whose update was skipped: not finite, or a spike"),
     Metric("train/rollbacks", "1", "How often weights and optimizer were taken back to a checkpoint"),
     Metric("eval/loss_nats", "nats/token", "Held-out loss"),
     Metric("eval/perplexity", "1", "exp of the held-out loss"),

@@ -25,7 +25,7 @@ _MAX_TAG_CHARS = 5000
 
 
 def check_server(uri: str, experiment: str, timeout_s: float) -> None:
-    """Prove that the tracking store answers and can be written; create schema and experiment where they lack.
+    """Prove that the tracking store answers and can be written; create schema and experiment if needed.
 
     Call it on the driver before anything is started. Jobs that start at the same time may all call it.
 
@@ -163,7 +163,7 @@ class MlflowTracker:
     def _write(self, rows: list[Row]) -> None:
         from mlflow.entities import Metric
 
-        # A store ignores a row that it has already, so a batch whose answer was lost may be sent again.
+        # A store ignores rows it already has, so a batch whose answer was lost may be sent again.
         metrics = [Metric(row.name, row.value, row.timestamp_ms, row.step) for row in rows]
         self._client.log_batch(self._run_id, metrics=metrics)
 
@@ -190,7 +190,7 @@ def _prepare_mlflow(timeout_s: float) -> None:
 
 
 def _ensure_experiment(uri: str, name: str) -> tuple["MlflowClient", str]:
-    """Return a client and the id of the experiment, which is created where it lacks."""
+    """Return a client and the id of the experiment, creating it if needed."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 

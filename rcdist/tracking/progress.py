@@ -1,11 +1,15 @@
-"""What a person sees: the line of each record, and the table at the end. Pure functions that return text."""
+"""What a person sees: a line per record and the table at the end, as pure functions that return text."""
 
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rcdist.tracking.jsonl import LogRecord
 from rcdist.tracking.metrics import METRIC_BY_NAME
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def format_count(value: float) -> str:
@@ -34,7 +38,7 @@ def format_progress(step: int, num_steps: int, record: Mapping[str, float], left
     Args:
         step: steps done.
         num_steps: steps of the run.
-        record: metrics; what it lacks is left out.
+        record: metrics; missing ones are left out.
         left_s: seconds to the end; None: not known yet.
     """
     parts = [f"step {step:>{len(str(num_steps))}}/{num_steps}"]
@@ -158,7 +162,6 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
 def format_summary(summary: Summary) -> str:
     """Draw the table as plain text; long paths stay on one line, to be copied."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
@@ -166,6 +169,13 @@ def format_summary(summary: Summary) -> str:
     table.add_column(no_wrap=True)
     for label, text in summary_rows(summary):
         table.add_row(label, text)
+    return draw(table)
+
+
+def draw(table: "Table") -> str:
+    """Return a table as plain text without trailing blanks."""
+    from rich.console import Console
+
     console = Console(file=io.StringIO(), width=10_000, color_system=None, markup=False, emoji=False)
     with console.capture() as capture:
         console.print(table)

@@ -51,7 +51,7 @@ def flatten_params(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of rcdist and of the packages that decide over a run's numbers and files."""
+    """Return the versions of rcdist and of the packages that a run's numbers and files depend on."""
     return {"rcdist": rcdist.__version__} | {name: metadata.version(name) for name in _PACKAGES}
 
 

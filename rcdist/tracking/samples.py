@@ -1,4 +1,4 @@
-"""Which windows of the corpus each worker read in each step, written down where tracking.log_samples asks for it."""
+"""Log which windows of the corpus each worker read in each step, if tracking.log_samples is set."""
 
 import json
 import time
@@ -61,7 +61,7 @@ def read_samples(run_dir: Path) -> list[dict[int, ReadStep]]:
 
 
 def surviving(attempts: list[dict[int, ReadStep]]) -> dict[int, ReadStep]:
-    """Return the history that counts: what a later attempt did again was lost."""
+    """Return what each step of the final weights read: steps that a later attempt repeated were lost."""
     kept: dict[int, ReadStep] = {}
     for steps in attempts:
         first = min(steps, default=None)

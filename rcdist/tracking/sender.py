@@ -20,7 +20,7 @@ class Sender:
     """Write rows in the order added, in a background thread.
 
     A write that fails is tried again with the same rows after 1, 2, 4 ... 30 s, for as long as the process lives:
-    `write` must bear rows that it has stored already. The first failure of an outage and its end are logged.
+    `write` must accept rows that it has already stored. The first failure of an outage and its end are logged.
 
     Args:
         write: stores at most BATCH_ROWS rows or raises.

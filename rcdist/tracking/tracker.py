@@ -1,4 +1,4 @@
-"""The seam between a run and where its metrics go: the Tracker protocol, and a tracker in memory."""
+"""The interface between a run and where its metrics go: the Tracker protocol, and a tracker in memory."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class Row:
 class Tracker(Protocol):
     """Take the records of one run.
 
-    No method raises or waits for a server longer than it is told to: training goes on without tracking.
+    No method raises or waits for a server longer than its timeout: training goes on without tracking.
     """
 
     @property

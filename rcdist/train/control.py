@@ -1,4 +1,4 @@
-"""Why training must save or end before its last step: budgets, pre-emption, the driver's wish, errors of a rank."""
+"""Why training must save or end before its last step: budgets, pre-emption, the driver's request, errors of a rank."""
 
 import json
 import math
@@ -20,9 +20,9 @@ _ERROR = "stop.json"
 _REQUEST = "stop-requested"
 
 _NOTICE_EVERY_S = 5.0
-"""Seconds between two looks at whether a node is about to be taken away; clouds give 30 s or more."""
+"""Seconds between two checks for a pre-emption notice; clouds give 30 s or more."""
 _STOP_EVERY_S = 1.0
-"""Seconds between two looks at whether the driver asks for the end: the storage may be a slow mount."""
+"""Seconds between two checks for the driver's request to stop: the storage may be a slow mount."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Interruption:
     Attributes:
         used_up: setting of the budget that is used up, None while none is.
         is_preempted: a node is about to be taken away, which was not known before.
-        is_stopped: the driver asks for the end.
+        is_stopped: the driver asks the run to end.
     """
 
     used_up: str | None
@@ -56,7 +56,7 @@ class Interrupts:
         self._is_preempted = False
 
     def poll(self) -> tuple[float, float, float]:
-        """Return numbers to be added up over the ranks: budget, time to look for a notice, stop."""
+        """Return numbers to be added up over the ranks: used-up budget, whether to check for a notice, stop."""
         if self._rank > 0:
             return 0.0, 0.0, 0.0
         now, is_stopped = time.monotonic(), False
@@ -119,12 +119,12 @@ def read_stop(run_dir: Path) -> RcdistError | None:
 
 
 def request_stop(run_dir: Path) -> None:
-    """Ask the workers for a checkpoint and the end; the driver's answer to SIGTERM."""
+    """Ask the workers to save and end; the driver does so on SIGTERM."""
     (run_dir / _REQUEST).touch()
 
 
 def is_stop_requested(run_dir: Path) -> bool:
-    """Say whether the driver has asked for the end."""
+    """Return whether the driver has asked the run to end."""
     return (run_dir / _REQUEST).exists()
 
 

@@ -16,7 +16,7 @@ OWNED_KEYS: dict[str, str] = {
     "fp16": "train.precision",
     "zero_optimization.stage": "train.zero_stage",
 }
-"""Raw keys that would say a second time what a setting of ours says, and that setting."""
+"""Raw keys that duplicate a setting of ours, and that setting."""
 
 _LARGEST_BUCKET_ELEMENTS = 500_000_000
 

@@ -1,4 +1,4 @@
-"""Watch the loss: skip the update of a step that jumps, go back to a checkpoint when it keeps on, and then stop."""
+"""Guard against loss spikes: skip the update, roll back to a checkpoint if spikes persist, and finally stop."""
 
 import math
 import statistics
@@ -11,15 +11,15 @@ from rcdist.config import DivergenceConfig
 Action = Literal["go_on", "roll_back", "stop"]
 
 _LEAST_LOSSES = 16
-"""Losses from which a median and a spread are taken seriously."""
+"""Fewest losses for which a median and a spread mean anything."""
 _LEAST_JUMP = 0.05
-"""Share of the median below which no distance is a jump: a run that stands still has almost no spread."""
+"""Distances below this share of the median are never a spike: a run on a plateau has almost no spread."""
 
 
 class SpikeGuard:
     """Decide what to do about a step from its loss; every rank decides alike, from reduced losses.
 
-    A jump is a loss whose robust z-score, its distance from the median of the newest applied losses in units of
+    A spike is a loss whose robust z-score, its distance from the median of the newest applied losses in units of
     1.4826 x their median absolute deviation, is above `divergence.spike_z`.
 
     Args:
@@ -39,7 +39,7 @@ class SpikeGuard:
         return median + max(self._config.spike_z * spread, _LEAST_JUMP * abs(median))
 
     def observe(self, step: int, loss: float, *, applied: bool) -> Action:
-        """Take note of a finished step and return what to do.
+        """Record a finished step and return what to do.
 
         Args:
             step: its number.
@@ -61,7 +61,7 @@ class SpikeGuard:
 
 
 def describe_limit(losses: Sequence[float], limit: float) -> str:
-    """Say what a loss was compared with."""
+    """Describe the limit that a loss was compared with."""
     if not losses or math.isinf(limit):
         return "no limit yet"
     return f"limit {limit:.4f}, median {statistics.median(losses):.4f} of {len(losses)} steps"

@@ -116,8 +116,8 @@ class Engine:
                 shared[0] += loss.detach()
                 is_last = i + 1 == len(micro_batches)
                 if is_last:
-                    # Before the last backward pass, and without a look at the value, for which a GPU would have to
-                    # stop: a gradient that is not finite makes every rank skip the update, at every stage.
+                    # Before the last backward pass, and without reading the value, which would
+                    # synchronise a GPU: a gradient that is not finite makes every rank skip the update, at every stage.
                     dist.all_reduce(shared)
                     loss = loss * torch.where(shared[0] / global_tokens > loss_limit, math.nan, 1.0).to(loss.dtype)
                 self._engine.backward(loss * scale)
@@ -135,7 +135,7 @@ class Engine:
         self._optimizer.register_step_pre_hook(lambda *_: hook())
 
     def _weights_kept(self) -> contextlib.AbstractContextManager[None]:
-        """Round the weights once per optimizer step; at stage 3 they are whole only while they are gathered."""
+        """Quantise the weights once per optimizer step; at stage 3 they are complete only while gathered."""
         return contextlib.nullcontext() if self._zero_stage == 3 else WeightsQuantisedOnce()
 
     def _forward(self, batch: MicroBatch) -> torch.Tensor:
@@ -161,7 +161,7 @@ class Engine:
 
     @contextlib.contextmanager
     def gathered(self, parameter: torch.nn.Parameter) -> Iterator[None]:
-        """Make a parameter's values whole on every rank while open, for reading; a collective call at stage 3."""
+        """Gather a parameter on every rank while open, for reading; a collective call at stage 3."""
         if self._zero_stage < 3:
             yield
             return
@@ -214,7 +214,7 @@ class _Capture:
         self.files[path] = to_host(state_dict)
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        """Make none."""
+        """Do nothing."""
 
     def preserves_storage_sharing(self) -> bool:
         """Say that DeepSpeed need not copy tensors first."""

@@ -1,4 +1,4 @@
-"""FaultInjector on purpose, for tests and jobs/chaos.py: nothing happens unless the environment names one."""
+"""Inject a fault into a worker, for tests and rcdist/chaos; does nothing unless RCDIST_FAULT names one."""
 
 import math
 import os
@@ -57,7 +57,7 @@ class FaultInjector:
     """Make the named fault happen in this worker.
 
     Args:
-        run_dir: of the run; a file in it remembers that a kill has happened, so that the retry is spared.
+        run_dir: of the run; a file in it marks that the kill has happened, so that it is not repeated after the restart.
         rank: of this worker.
     """
 
@@ -68,7 +68,7 @@ class FaultInjector:
         self._marker = run_dir / "fault-happened"
 
     def kill_at(self, place: str, step: int) -> None:
-        """Kill this process if this is the place and the step."""
+        """Kill this process if the fault names this place and step."""
         fault = self._fault
         if fault is None or fault.kind != "kill" or (fault.place, fault.first) != (place, step):
             return
@@ -79,7 +79,7 @@ class FaultInjector:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def change(self, batches: list[MicroBatch], step: int) -> list[MicroBatch]:
-        """Return the micro-batches of a step, with another weight of the loss if this is the step."""
+        """Return the micro-batches of a step, with their loss weights changed if the fault names it."""
         fault = self._fault
         if fault is None or fault.place != "batch" or not fault.first <= step <= fault.last:
             return batches

@@ -1,4 +1,4 @@
-"""Watch what goes wrong quietly: dead or flickering ternary weights, saturated gates, flat states, damaged bytes."""
+"""Detect what goes wrong silently: dead or flickering ternary weights, saturated gates, flat states, damaged bytes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,7 +50,7 @@ class Health:
         """Return one reading; a collective call, of which rank 0's result counts.
 
         Args:
-            batch: of this rank; the gates and states are those that it causes.
+            batch: of this rank; gates and states are measured on it.
 
         Raises:
             ClusterError: a frozen matrix is not what it was at the start; names both digests.

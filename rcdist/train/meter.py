@@ -29,7 +29,7 @@ def read_ledger(run_dir: Path) -> Ledger:
 
 
 class LedgerFile:
-    """Keep the ledger beside the checkpoints: work that is lost with a worker was paid for too.
+    """Keep the ledger on disk beside the checkpoints, because work that is lost with a worker was paid for too.
 
     Args:
         run_dir: of the run.

@@ -100,7 +100,7 @@ _is_inside: ContextVar[bool] = ContextVar("is_inside", default=False)
 
 @cache
 def _wrap_collectives() -> None:
-    """Put a counting function in the place of every collective, once per process: DeepSpeed keeps what it finds."""
+    """Replace every collective by one that counts, once per process: DeepSpeed keeps references to them."""
     for name, place in _SENT.items():
         if hasattr(dist, name):
             setattr(dist, name, _wrap(getattr(dist, name), place))
