@@ -79,7 +79,7 @@ def _shrunk(context: Context) -> None:
 
 def _preemption(context: Context) -> None:
     node = context.cluster.add_node(1)
-    # No failure is allowed: pre-emption with notice is not one. No checkpoint is due: the only one is due to the notice.
+    # No failure is allowed: pre-emption with notice is not one. No checkpoint is due but the one after the notice.
     settings = [*_LONG, "--cluster.max_failures=0", "--checkpoint.every_steps=null"]
     process = context.job.start(*settings)
     _wait(process, lambda: bool(MetricsLog(context.run_dir).read()))

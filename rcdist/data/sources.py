@@ -98,7 +98,7 @@ def read_documents(source: Source) -> Iterator[str]:
     """Yield the documents of a source in order; empty ones are left out.
 
     Raises:
-        DataError: a file is not UTF-8, the text column is missing, a hub set cannot be reached, or there is no text at all.
+        DataError: a file is not UTF-8, the text column is missing, a hub set cannot be reached, or there is no text.
     """
     documents = _read_hub(source) if source.hub_name else _read_files(source)
     count = 0

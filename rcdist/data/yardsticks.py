@@ -1,4 +1,4 @@
-"""Baselines that a trained model must beat: gzip, and add-one unigram and bigram models over the same held-out tokens."""
+"""Baselines that a model must beat: gzip, and add-one unigram and bigram models over the same held-out tokens."""
 
 import gzip
 import math

@@ -26,5 +26,5 @@ def matmul(a_MK: Tensor, b_KN: Tensor) -> Tensor:
 
 
 def product_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype in which matrices of a dtype are multiplied on this CPU: float32 instead of bfloat16 where that is slow."""
+    """Return the dtype in which this CPU multiplies matrices of a dtype: float32 for a bfloat16 that would be slow."""
     return torch.float32 if dtype == torch.bfloat16 and not has_bf16() else dtype

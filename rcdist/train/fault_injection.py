@@ -57,7 +57,7 @@ class FaultInjector:
     """Make the named fault happen in this worker.
 
     Args:
-        run_dir: of the run; a file in it marks that the kill has happened, so that it is not repeated after the restart.
+        run_dir: of the run; a file in it marks a kill that has happened, so that it is not repeated after the restart.
         rank: of this worker.
     """
 

@@ -35,11 +35,9 @@ SOME_SCANS = [
     (torch.float32, (1, 1, 1), False, False, True),
     (torch.float32, (2, 37, 40), False, True, True),
     (torch.float32, (2, 37, 40), True, False, False),
-    (torch.bfloat16, (2, 37, 40), False, False, False),
     (torch.bfloat16, (1, 70, 3), False, True, True),
-    (torch.bfloat16, (1, 1, 1), True, True, True),
 ]
-"""Every pair of dtype, shape, constant gate, given state and document starts that the kernels treat apart."""
+"""Each dtype, shape, constant gate, given state and document starts at least once."""
 
 
 @pytest.mark.parametrize(

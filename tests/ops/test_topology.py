@@ -91,7 +91,7 @@ def test_spectral_radius_is_exact(topology: str, width: int) -> None:
 
 def test_spectral_radius_of_a_large_dense_matrix() -> None:
     (spec,) = frozen_specs(
-        Architecture(ModelConfig(num_layers=1, width=1024), ReservoirConfig(plan="T+r@a", spectral_radius=0.8))
+        Architecture(ModelConfig(num_layers=1, width=512), ReservoirConfig(plan="T+r@a", spectral_radius=0.8))
     )
-    a = as_matrix(bank("dense", "T+r@a", 1024, spectral_radius=0.8), spec.key).numpy()
+    a = as_matrix(bank("dense", "T+r@a", 512, spectral_radius=0.8), spec.key).numpy()
     assert np.abs(np.linalg.eigvals(a)).max() == pytest.approx(0.8, rel=0.05)
