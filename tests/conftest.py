@@ -54,6 +54,16 @@ def _seeded() -> None:
 
 
 @pytest.fixture(scope="session")
+def mlflow_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an empty SQLite tracking store, to be copied: MLflow takes longer for its schema than for many runs."""
+    from rcdist.tracking.mlflow import check_server
+
+    path = tmp_path_factory.mktemp("schema") / "mlflow.db"
+    check_server(f"sqlite:///{path}", "other", 10.0)
+    return path
+
+
+@pytest.fixture(scope="session")
 def ray_head() -> Iterator[RayHead]:
     """Start a Ray head with four CPU slots, its dashboard and its job server."""
     from rcdist.chaos.local_cluster import LocalCluster

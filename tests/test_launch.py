@@ -1,6 +1,7 @@
 """A run from settings to result: with real data, record and MLflow; with Ray Train itself where it is slow."""
 
 import contextlib
+import json
 import os
 import shutil
 import sys
@@ -19,6 +20,7 @@ from rcdist.cluster import Workers, planned_workers
 from rcdist.config import JobConfig
 from rcdist.errors import EXIT_DONE, BudgetError, CheckpointError, ConfigError, DivergedError, RcdistError
 from rcdist.launch import RunResult, launch, run
+from rcdist.record import is_complete
 from rcdist.tracking.jsonl import LogRecord, MetricsLog
 from rcdist.tracking.ledger import Ledger
 from rcdist.train.control import write_stop
@@ -31,9 +33,10 @@ Fit = Callable[[Payload], None]
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a storage whose text is some kilobytes, and whose MLflow schema is made once."""
+def storage(tmp_path_factory: pytest.TempPathFactory, mlflow_db: Path) -> Path:
+    """Return a storage whose text is some kilobytes."""
     folder = tmp_path_factory.mktemp("storage")
+    shutil.copy(mlflow_db, folder)
     (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 200)
     return folder
 
@@ -159,8 +162,12 @@ def test_a_run_that_has_all_its_steps_is_not_started_again(
 ) -> None:
     fit(train)
     first = run(config)
+    # The driver was killed before it could say so to MLflow.
+    MlflowClient(config.tracking_uri).update_run(str(first.mlflow_run_id), status="RUNNING")
+    (config.run_dir / "run.json").write_text(json.dumps({"mlflow_run_id": first.mlflow_run_id, "is_complete": False}))
     fit(fail(AssertionError("it is started")))
     again = run(config)
+    assert status_in_mlflow(config, again) == "FINISHED" and is_complete(config.run_dir)
     assert (again.status, again.step, again.metrics, again.ledger) == ("FINISHED", 3, first.metrics, first.ledger)
     assert launch(config) == EXIT_DONE
     assert "has all 3 steps in" in capsys.readouterr().out
@@ -196,7 +203,7 @@ class Callback(ray.train.UserCallback):
             file.write(f"{metrics[0]['step']}\n")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("ray_cpu")
 def test_a_real_run_with_a_callback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = small_config(tmp_path, "--train.steps=4", "--evaluate.yardsticks=false")

@@ -1,6 +1,7 @@
 """The record of a run: opened, polled and closed; MLflow is given what it missed, and a full disk hides nothing."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,8 @@ def test_a_full_disk_at_the_end_costs_files_and_not_the_status(
     assert caplog.text.count("No space left on device") == 2
 
 
-def test_a_record_that_mlflow_does_not_have_whole_is_completed(config: JobConfig) -> None:
+def test_a_record_that_mlflow_does_not_have_whole_is_completed(config: JobConfig, mlflow_db: Path) -> None:
+    shutil.copy(mlflow_db, config.storage)
     check_server(config.tracking_uri, config.tracking.experiment, 10.0)
     write(config, 1)
     first = RunRecord(config, None, {})

@@ -61,9 +61,10 @@ def judge(job: JobConfig, corpus: Path, unbroken: JobConfig | None = None, toler
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
-    """Write a right run once: to set up a database takes longer than all the rest."""
+def written(tmp_path_factory: pytest.TempPathFactory, corpus: Path, mlflow_db: Path) -> Path:
+    """Write a right run once."""
     job = config(tmp_path_factory.mktemp("storage"), "run")
+    shutil.copy(mlflow_db, job.storage)
     check_server(job.tracking_uri, "rcdist", 10)
     write_run(job, corpus)
     return job.storage

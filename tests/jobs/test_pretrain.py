@@ -1,4 +1,4 @@
-"""The main job on a real cluster: submitted, stopped, continued, evaluated, and what it leaves behind."""
+"""The main job on a real cluster: submitted, evaluated, started from, and what it leaves behind."""
 
 import json
 import re
@@ -18,18 +18,6 @@ from tests.conftest import ROOT, RayHead
 from tests.jobs.run import run_in_process, run_job_script, small_arguments, small_config
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def continued(storage: Path, ray_head: RayHead, submitted: object) -> tuple[JobConfig, str]:
-    """End the same run early because its budget is used up, which saves, and start the same command without one."""
-    arguments, config = small_arguments(storage, "--name=broken"), small_config(storage, "--name=broken")
-    code, output, errors = run_job_script("pretrain.py", [*arguments, "--cost.budget_device_s=1"], ray_head)
-    assert code == 4, output + errors
-    assert read_run(config).info.status == "KILLED"
-    code, output, errors = run_job_script("pretrain.py", arguments, ray_head)
-    assert code == 0, output + errors
-    return config, output
 
 
 def read_run(config: JobConfig) -> Run:
@@ -124,31 +112,6 @@ def test_the_checkpoint_holds_no_frozen_byte(submitted: tuple[JobConfig, str]) -
     assert 16 * counts.trained <= total <= 16 * counts.trained + 200_000
 
 
-@pytest.mark.exhaustive
-def test_stop_and_continue_is_the_unbroken_run_bit_for_bit(
-    submitted: tuple[JobConfig, str], continued: tuple[JobConfig, str]
-) -> None:
-    unbroken, broken = records(submitted[0]), records(continued[0])
-    assert [r.step for r in broken] == list(range(1, 11))
-    for a, b in zip(unbroken, broken, strict=True):
-        for name in ("train/loss_nats", "train/grad_norm", "eval/loss_nats", "train/tokens"):
-            assert a.metrics.get(name) == b.metrics.get(name), (a.step, name)
-    found = re.search(r"resumed from step-0*(\d+) at step (\d+)", continued[1])
-    assert found and found[1] == found[2] and 0 < int(found[1]) < 10
-
-
-@pytest.mark.exhaustive
-def test_the_continued_run_is_one_mlflow_run_without_a_step_twice(continued: tuple[JobConfig, str]) -> None:
-    config, _ = continued
-    run = read_run(config)
-    assert run.info.status == "FINISHED"
-    client = MlflowClient(config.tracking_uri)
-    history = client.get_metric_history(run.info.run_id, "train/loss_nats")
-    assert [point.step for point in history] == list(range(1, 11))
-    named = client.search_runs([run.info.experiment_id], "attributes.run_name = 'broken'")
-    assert len(named) == 1
-
-
 def test_a_finished_run_says_so_and_does_nothing(
     submitted: tuple[JobConfig, str], storage: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,22 +119,6 @@ def test_a_finished_run_says_so_and_does_nothing(
     assert run_in_process("pretrain.py", small_arguments(storage, "--name=unbroken")) == 0
     assert "has all 10 steps" in capsys.readouterr().out
     assert (submitted[0].run_dir / "metrics.jsonl").read_bytes() == before
-
-
-@pytest.mark.exhaustive
-def test_a_finished_run_that_mlflow_does_not_know_the_end_of_is_completed(
-    continued: tuple[JobConfig, str], storage: Path
-) -> None:
-    config, _ = continued
-    run_file = config.run_dir / "run.json"
-    state = json.loads(run_file.read_text())
-    assert state["is_complete"] is True
-    MlflowClient(config.tracking_uri).update_run(state["mlflow_run_id"], status="RUNNING")
-    run_file.write_text(json.dumps(state | {"is_complete": False}))
-    code, _, errors = run_job_script("pretrain.py", small_arguments(storage, "--name=broken"))
-    assert code == 0, errors
-    assert read_run(config).info.status == "FINISHED"
-    assert json.loads(run_file.read_text()) == state
 
 
 @pytest.mark.exhaustive
