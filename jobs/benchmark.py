@@ -27,7 +27,7 @@ class BenchmarkArguments(Section):
     The kind may stand first, without its key; --json prints one object instead of a table.
     """
 
-    kind: Literal["frozen", "step", "deltas", "scan", "overhead", "data", "bytes", "kernels"]
+    kind: Literal["frozen", "step", "deltas", "scan", "overhead", "bytes", "kernels"]
     """What is measured; rcdist/benchmark/README.md explains each."""
     pairs: Count = 7
     """Interleaved pairs."""
@@ -54,7 +54,7 @@ class BenchmarkArguments(Section):
     topology: Topology | dict[str, Topology] = "hadamard"
     """Topology of its matrices, or a map '{c: dense, G: hadamard}'."""
     workers: Count = 1
-    """Workers of overhead and data; leave a core to Ray."""
+    """Workers of overhead; leave a core to Ray."""
     others: list[Literal["port", "llama"]] = ["port", "llama"]
     """What step compares with."""
 
@@ -90,7 +90,6 @@ def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
         "deltas": lambda: steps.measure_deltas(model, plan, *shape, count, device),
         "bytes": lambda: traffic.measure_traffic(model, *shape, plan),
         "overhead": lambda: overhead.measure_overhead(script, count, arguments.workers, device),
-        "data": lambda: overhead.measure_data(script, count, arguments.workers),
         "kernels": kernels.measure_kernels,
     }
     return kinds[arguments.kind]() | pairs.describe_device(device) | {"pairs": count}

@@ -39,7 +39,7 @@ from rcdist.tracking.jsonl import MetricsLog
 from rcdist.tracking.ledger import Ledger
 from rcdist.tracking.mlflow import check_server
 from rcdist.tracking.prices import PriceRow, resolve_price
-from rcdist.tracking.progress import Progress, Summary, format_summary
+from rcdist.tracking.progress import Progress, format_duration, format_summary
 from rcdist.tracking.provenance import redact
 from rcdist.tracking.tracker import RunStatus
 from rcdist.train.control import clear_stop, read_stop, request_stop
@@ -241,23 +241,24 @@ class _Launch:
         }
 
     def _summarise(self, result: RunResult) -> str:
-        price = self.price
-        return format_summary(
-            Summary(
-                run=self.config.name,
-                status=result.status,
-                plan=self.config.reservoir.plan,
-                **vars(count_parameters(self.config.architecture)),
-                step=result.step,
-                num_steps=self.config.train.steps,
-                wall_s=time.monotonic() - self.began,
-                checkpoint=str(result.checkpoint) if result.checkpoint else None,
-                price=f"{price.usd_per_device_hour:g} USD per device hour ({price.name}, {price.market})",
-                tracking_uri=redact(self.config.tracking_uri),
-                run_id=result.mlflow_run_id or "none",
-                metrics=result.metrics,
-            )
-        )
+        config, price, counts = self.config, self.price, count_parameters(self.config.architecture)
+        head = {
+            "run": f"{config.name} ({result.status})",
+            "plan": config.reservoir.plan,
+            "parameters stored": f"{counts.stored:,}",
+            "  trained": f"{counts.trained:,}",
+            "  frozen, unique": f"{counts.frozen_unique:,}",
+            "  frozen, as applied": f"{counts.frozen:,}",
+            "steps": f"{result.step} of {config.train.steps}",
+            "wall time": format_duration(time.monotonic() - self.began),
+        }
+        foot = {
+            "price": f"{price.usd_per_device_hour:g} USD per device hour ({price.name}, {price.market})",
+            "checkpoint": str(result.checkpoint or "none"),
+            "MLflow": redact(config.tracking_uri),
+            "MLflow run": result.mlflow_run_id or "none",
+        }
+        return format_summary(head, result.metrics, foot)
 
 
 def launch(config: JobConfig) -> int:

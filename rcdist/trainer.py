@@ -8,11 +8,10 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray.train
 from ray.train import Checkpoint, UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer
 
 from rcdist.checkpoint.find import prune_checkpoints
 from rcdist.cluster import Workers, set_timeouts, worker_environment
@@ -20,8 +19,9 @@ from rcdist.errors import RetriesError
 from rcdist.exits import find_cause
 from rcdist.tracking.jsonl import MetricsLog
 from rcdist.tracking.provenance import redact
-from rcdist.train.loop import train_loop_per_worker
-from rcdist.train.payload import Payload
+
+if TYPE_CHECKING:
+    from rcdist.train.payload import Payload
 
 logger = logging.getLogger("rcdist")
 
@@ -53,13 +53,18 @@ class RecordKeeper(UserCallback):
             prune_checkpoints(self._run_dir, *self._kept)
 
 
-def fit(payload: Payload, workers: Workers, callbacks: Sequence[UserCallback] = ()) -> None:
+def fit(payload: "Payload", workers: Workers, callbacks: Sequence[UserCallback] = ()) -> None:
     """Run Ray Train to the end; blocks.
 
     Raises:
         RetriesError: workers failed more often than `cluster.max_failures`.
         ray.train.TrainingFailedError: carries a RcdistError of a worker.
     """
+    # Not above: the controller imports this file for RecordKeeper, and has no use for torch (3 s).
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from rcdist.train.loop import train_loop_per_worker
+
     config = payload.config
     set_timeouts(config, workers)
     # Ray's list of earlier checkpoints names those that retention has deleted; the folders themselves are the truth.

@@ -14,9 +14,10 @@ from rcdist.config import JobConfig
 from rcdist.record import RunRecord, is_complete, newest_metrics
 from rcdist.tracking.jsonl import LogRecord, MetricsLog
 from rcdist.tracking.mlflow import check_server, start_or_continue
-from rcdist.tracking.tracker import MemoryTracker, RunStatus
+from rcdist.tracking.tracker import RunStatus
 from rcdist.train.events import EVENTS
 from tests.checkpoint.test_manifest import make_checkpoint
+from tests.tracking.memory import MemoryTracker
 
 CONFIG = JobConfig(model={"num_layers": 2, "width": 32, "glu_width": 48})
 

@@ -54,18 +54,6 @@ def measure_overhead(script: Path, pairs: int, workers: int, device: torch.devic
     }
 
 
-def measure_data(script: Path, pairs: int, workers: int, steps: int = 60) -> dict[str, Any]:
-    """Measure the share of a step that the training job waits for its loader, over several runs."""
-    with tempfile.TemporaryDirectory() as storage:
-        _run_job(script, storage, "warm-up", workers, 3 * _FIRST)
-        runs = [_run_job(script, storage, f"run-{i}", workers, steps) for i in range(pairs)]
-    waits = [run["data_wait_share"] for run in runs]
-    return {
-        "data_wait_share": ratio(waits, [1.0] * len(waits)),
-        "median_s": {"run": median(run["step_s"] for run in runs)},
-    }
-
-
 def _config(storage: str, name: str, workers: int, steps: int) -> JobConfig:
     return JobConfig(
         name=name,

@@ -62,11 +62,6 @@ class FrozenSpec:
         """Return plain types, for a manifest."""
         return asdict(self) | {"shape": list(self.shape)}
 
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "FrozenSpec":
-        """Read what `to_dict` wrote, also after a round trip through JSON."""
-        return cls(**fields | {"shape": tuple(fields["shape"])})
-
 
 def frozen_specs(architecture: Architecture) -> list[FrozenSpec]:
     """List every distinct frozen matrix of the plan, in order of first use (block, then letter, inserted ones last).

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rcdist.ops import project_reference
 from rcdist.ops.autograd import apply
 from rcdist.ops.backend import twin_of
-from rcdist.ops.frozen import frozen_product
 from rcdist.ops.matmul import matmul
 from rcdist.ops.quantise import Quantised, Rounding
-from rcdist.ops.ternary import ternary_product
 from rcdist.ops.topology import DenseMap, LinearMap
 from rcdist.ops.weights import quantised_weight
 
@@ -60,46 +59,41 @@ def project(tokens: Quantised, projections: Sequence[Projection]) -> list[Tensor
     Returns:
         One (..., N_i) per matrix, in the dtype of the tokens' handle.
 
+    y = (q_x * s_x) (q_w * s_w)^T, or of a frozen matrix (q_x * s_x) (A * scale)^T * gain. Gradients pass straight
+    through the quantisers: dx = dy Q(W), dW = dy^T Q(x); a frozen matrix has none.
+
     Cost: per matrix 2 M N K FLOPs forward, and backward 4 M N K trained or 2 M N K frozen (structured ones: see
     `ops.topology`). Fused, the input's gradient is summed in place and the tokens are made float once for all weight
     gradients; saved for backward: the int8 codes, and the outputs of frozen matrices with a gain.
+    Zhu et al. 2024, arXiv:2406.02528, section 3.1; straight-through: Bengio et al. 2013, arXiv:1308.3432.
     """
-    twin = None if tokens.scale is None else twin_of("project", tokens.handle)
-    if twin is None:
-        return [project_reference(tokens, projection) for projection in projections]
+    twin = (None if tokens.scale is None else twin_of("project", tokens.handle)) or project_reference
     matrices = [_operand(projection) for projection in projections]
     tensors = [p.weight_NK if isinstance(p, Trained) else p.gain_N for p in projections]
     return list(apply(_Project, twin, matrices, tokens.handle, tokens.values, tokens.scale, *tensors))
-
-
-def project_reference(tokens: Quantised, projection: Projection) -> Tensor:
-    """Multiply by one matrix in plain PyTorch."""
-    if isinstance(projection, Frozen):
-        return frozen_product(tokens, projection.matrix, projection.scale, projection.gain_N)
-    return ternary_product(tokens, quantised_weight(projection.weight_NK, projection.rounding))
 
 
 class _Operand(NamedTuple):
     """Hold a matrix as the twins multiply by it: a map, and a scale for each of its outputs."""
 
     matrix: LinearMap
-    scale: Tensor | float
+    scale: Tensor | float | None
     is_frozen: bool
 
-    def columns(self, tensor: Tensor | None, device: torch.device) -> Tensor:
-        """Return what multiplies each output channel, float32; tensor: the gain of a frozen matrix."""
-        if isinstance(self.scale, Tensor):
-            return self.scale.expand(self.matrix.shape[0]).contiguous()
-        if tensor is None:
-            return torch.full((self.matrix.shape[0],), self.scale, device=device)
-        return tensor.float() * self.scale
+    def columns(self, gain_N: Tensor | None, like: Tensor) -> Tensor | None:
+        """Return what multiplies each output channel, float32 or wider; None: 1."""
+        if not isinstance(self.scale, float):
+            return None if self.scale is None else self.scale.expand(self.matrix.shape[0]).contiguous()
+        wide = torch.promote_types(like.dtype, torch.float32)
+        if gain_N is None:
+            return torch.full((self.matrix.shape[0],), self.scale, dtype=wide, device=like.device)
+        return gain_N.to(wide) * self.scale
 
 
 def _operand(projection: Projection) -> _Operand:
     if isinstance(projection, Frozen):
-        return _Operand(projection.matrix, projection.scale, is_frozen=True)
-    rounded = quantised_weight(projection.weight_NK)
-    assert rounded.scale is not None
+        return _Operand(projection.matrix, float(projection.scale), is_frozen=True)
+    rounded = quantised_weight(projection.weight_NK, projection.rounding)
     matrix = DenseMap({"ternary": rounded.values}, (rounded.values.shape[0], rounded.values.shape[1]))
     return _Operand(matrix, rounded.scale, is_frozen=False)
 
@@ -112,14 +106,15 @@ class _Project(torch.autograd.Function):
         operands: list[_Operand],
         handle: Tensor,
         values: Tensor,
-        token_scale: Tensor,
+        token_scale: Tensor | None,
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        codes, rows = values.reshape(-1, values.shape[-1]), token_scale.reshape(-1)
+        codes = values.reshape(-1, values.shape[-1])
+        rows = None if token_scale is None else token_scale.reshape(-1)
         outputs, kept, gains = [], [], []
         for operand, tensor in zip(operands, tensors, strict=True):
             gain = tensor if operand.is_frozen else None
-            y_MN = twin.forward(handle, codes, rows, operand.matrix, operand.columns(gain, codes.device))
+            y_MN = twin.forward(handle, codes, rows, operand.matrix, operand.columns(gain, handle))
             outputs.append(y_MN.view(*values.shape[:-1], -1))
             gains.append(gain)
             kept.append(None if gain is None else y_MN)
@@ -138,7 +133,7 @@ class _Project(torch.autograd.Function):
         for i, (operand, dy) in enumerate(zip(ctx.operands, gradients, strict=True)):
             dy_MN = dy.reshape(-1, dy.shape[-1]).to(wide)
             if ctx.needs_input_grad[2]:
-                columns = operand.columns(gains[i], codes.device)
+                columns = operand.columns(gains[i], dy_MN)
                 dtokens = twin.backward(dy_MN, operand.matrix, columns, dtokens)
             if not ctx.needs_input_grad[5 + i]:
                 results.append(None)

@@ -107,22 +107,6 @@ def scan(
     return h_BTH, h_last_BH
 
 
-def scan_reference(
-    f_BTH: Tensor, c_BTH: Tensor, h0_BH: Tensor | None = None, starts_BT: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Run the recurrence of `scan` step by step, differentiated by autograd. Cost: T graph nodes per operation."""
-    wide = _state_dtype(f_BTH, c_BTH)
-    f, c = f_BTH.to(wide), c_BTH.to(wide)
-    h = torch.zeros_like(c[:, 0]) if h0_BH is None else h0_BH.to(wide)
-    states = []
-    for t in range(f.shape[1]):
-        if starts_BT is not None:
-            h = h * (~starts_BT[:, t]).to(wide).unsqueeze(-1)
-        h = f[:, t] * h + (1 - f[:, t]) * c[:, t]
-        states.append(h)
-    return torch.stack(states, dim=1).to(c_BTH.dtype), h
-
-
 def _state_dtype(f: Tensor, c: Tensor) -> torch.dtype:
     return torch.float64 if torch.float64 in (f.dtype, c.dtype) else torch.float32
 

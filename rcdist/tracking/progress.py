@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rcdist.tracking.jsonl import LogRecord
@@ -82,41 +81,6 @@ class Progress:
         return format_progress(record.step, self._num_steps, record.metrics, left_s)
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Hold what the table at the end shows.
-
-    Attributes:
-        run: name of the run.
-        status: how it ended.
-        plan: reservoir plan in its normal form.
-        stored, trained, frozen, frozen_unique: parameter counts, see rcdist.model.cost.ParameterCounts.
-        step: steps done, of num_steps.
-        wall_s: seconds since the job started.
-        metrics: the newest value of each metric.
-        checkpoint: path of the newest checkpoint.
-        price: row and market that money is computed with.
-        tracking_uri: without password.
-        run_id: MLflow run.
-    """
-
-    run: str
-    status: str
-    plan: str
-    stored: int
-    trained: int
-    frozen: int
-    frozen_unique: int
-    step: int
-    num_steps: int
-    wall_s: float
-    checkpoint: str | None
-    price: str
-    tracking_uri: str
-    run_id: str
-    metrics: Mapping[str, float] = field(default_factory=dict)
-
-
 _METRIC_ROWS = (
     ("tokens", "train/tokens", "{:,.0f}"),
     ("training loss", "train/loss_mean_nats", "{:.4f} nats/token"),
@@ -135,40 +99,23 @@ _METRIC_ROWS = (
 assert all(name in METRIC_BY_NAME for _, name, _ in _METRIC_ROWS)
 
 
-def summary_rows(summary: Summary) -> list[tuple[str, str]]:
-    """Return label and text of every row; metrics that the run does not have are left out."""
-    rows = [
-        ("run", f"{summary.run} ({summary.status})"),
-        ("plan", summary.plan),
-        ("parameters stored", f"{summary.stored:,}"),
-        ("  trained", f"{summary.trained:,}"),
-        ("  frozen, unique", f"{summary.frozen_unique:,}"),
-        ("  frozen, as applied", f"{summary.frozen:,}"),
-        ("steps", f"{summary.step} of {summary.num_steps}"),
-        ("wall time", format_duration(summary.wall_s)),
-    ]
-    rows += [
-        (label, form.format(summary.metrics[name])) for label, name, form in _METRIC_ROWS if name in summary.metrics
-    ]
-    rows += [
-        ("price", summary.price),
-        ("checkpoint", summary.checkpoint or "none"),
-        ("MLflow", summary.tracking_uri),
-        ("MLflow run", summary.run_id),
-    ]
-    return rows
+def format_summary(head: dict[str, str], metrics: Mapping[str, float], foot: dict[str, str]) -> str:
+    """Draw the table at the end of a run as plain text; long paths stay on one line, to be copied.
 
-
-def format_summary(summary: Summary) -> str:
-    """Draw the table as plain text; long paths stay on one line, to be copied."""
+    Args:
+        head: text by label of the first rows.
+        metrics: newest values; rows of those that the run does not have are left out.
+        foot: text by label of the last rows.
+    """
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
-    for label, text in summary_rows(summary):
-        table.add_row(label, text)
+    measured = {label: form.format(metrics[name]) for label, name, form in _METRIC_ROWS if name in metrics}
+    for row in (head | measured | foot).items():
+        table.add_row(*row)
     return draw(table)
 
 

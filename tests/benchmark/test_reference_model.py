@@ -6,14 +6,14 @@ from rcdist.benchmark.reference_model import ReferenceModel, scan_log_depth
 from rcdist.config import Architecture, ModelConfig, ReservoirConfig
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import build_bank
-from rcdist.ops.scan import scan_reference
+from tests.ops.test_scan import scan_step_by_step
 
 CONFIG = ModelConfig(num_layers=2, width=16, glu_width=24, vocab_size=50, norm="per_projection", rounding="identity")
 
 
 def test_scan_in_log_depth() -> None:
     f, c, starts = torch.rand(2, 13, 5), torch.randn(2, 13, 5), torch.rand(2, 13) < 0.2
-    torch.testing.assert_close(scan_log_depth(f, c, starts), scan_reference(f, c, None, starts)[0])
+    torch.testing.assert_close(scan_log_depth(f, c, starts), scan_step_by_step(f, c, None, starts)[0])
 
 
 def test_the_port_is_the_same_model() -> None:

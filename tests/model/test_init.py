@@ -5,8 +5,8 @@ import torch
 
 from rcdist.config import ModelConfig
 from rcdist.model.init import InitKey, matrix_std
-from rcdist.ops.quantise import quantise_tokens, quantise_weight
-from rcdist.ops.ternary import ternary_product
+from rcdist.ops.project import Trained, project
+from rcdist.ops.quantise import quantise_tokens
 
 
 def test_values_follow_seed_and_name() -> None:
@@ -35,5 +35,5 @@ def test_std_of_each_matrix() -> None:
 def test_unit_gain_of_a_quantised_matrix() -> None:
     std = matrix_std(ModelConfig(init_gain=1.0), "c", 512)
     x = torch.randn(256, 512, generator=torch.Generator().manual_seed(0))
-    y = ternary_product(quantise_tokens(x), quantise_weight(InitKey(0, "w").normal((512, 512), std)))
+    (y,) = project(quantise_tokens(x), [Trained(InitKey(0, "w").normal((512, 512), std))])
     assert abs(y.std() - 1) < 0.02

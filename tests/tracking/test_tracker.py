@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from rcdist.tracking.jsonl import MetricsLog
-from rcdist.tracking.tracker import MemoryTracker, Row, Tracker, reconcile
+from rcdist.tracking.tracker import Row, Tracker, reconcile
+from tests.tracking.memory import MemoryTracker
 
 
 def test_reconcile_adds_what_is_missing_and_nothing_twice(tmp_path: Path) -> None:

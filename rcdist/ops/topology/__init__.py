@@ -1,10 +1,10 @@
 """The structures of frozen matrices by name: TOPOLOGIES is all that the rest of the code looks at."""
 
 from rcdist.ops.topology.base import LinearMap, Part, Shape, Topology
-from rcdist.ops.topology.block_diagonal import BlockDiagonal, BlockDiagonalMap
-from rcdist.ops.topology.dense import Dense, DenseMap
-from rcdist.ops.topology.hadamard import Hadamard, HadamardMap
-from rcdist.ops.topology.ring import Ring, RingMap
+from rcdist.ops.topology.block_diagonal import BLOCK, BlockDiagonalMap
+from rcdist.ops.topology.dense import DENSE, DenseMap
+from rcdist.ops.topology.hadamard import HADAMARD, HadamardMap
+from rcdist.ops.topology.ring import RING, RingMap
 
 __all__ = [
     "TOPOLOGIES",
@@ -18,10 +18,5 @@ __all__ = [
     "Topology",
 ]
 
-TOPOLOGIES: dict[str, Topology] = {
-    "dense": Dense(),
-    "block": BlockDiagonal(),
-    "hadamard": Hadamard(),
-    "ring": Ring(),
-}
+TOPOLOGIES = {"dense": DENSE, "block": BLOCK, "hadamard": HADAMARD, "ring": RING}
 """By the name that `reservoir.topology` gives; config/reservoir.py lists the same names."""

@@ -3,8 +3,7 @@
 # Shapes: M vectors, K inputs, N outputs.
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -72,40 +71,32 @@ class Part:
         return -(-self.size // 4) if self.is_ternary else 4 * self.size
 
 
-class Topology(ABC):
+def _every_shape(shape: Shape, block_size: int, letter: str) -> None:
+    """Refuse nothing."""
+
+
+@dataclass(frozen=True)
+class Topology:
     """One structure of frozen matrices; everything that depends on the structure is asked of this object.
 
     `block_size` is reservoir.block_size for the matrix; most topologies have no use for it. A fused kernel is optional:
     `ops.project_cpu` and `ops.project_triton` use the map's own products where they have none.
+
+    Attributes:
+        parts: (shape, block_size) -> the tensors by name, in the order in which they are packed; one that is named
+            `permutation` gets a companion `inverse` where it is resident.
+        unit_gain: (shape, connectivity, block_size) -> the factor that turns unit-rms input into unit-rms output.
+        flops: (shape, block_size) -> FLOPs of one product with one vector.
+        linear_map: (resident tensors by name, shape) -> what multiplies by the matrix, unscaled.
+        check: (shape, block_size, matrix letter) raises ConfigError for a shape that the topology cannot have.
+        has_connectivity: reservoir.connectivity means something.
+        has_blocks: reservoir.block_size means something.
     """
 
-    has_connectivity = False
-    """Whether reservoir.connectivity means anything."""
-    has_blocks = False
-    """Whether reservoir.block_size means anything."""
-
-    def check(self, shape: Shape, block_size: int, letter: str) -> None:  # noqa: B027  most take every shape
-        """Refuse a shape that the topology cannot have.
-
-        Raises:
-            ConfigError: names the setting and the matrix.
-        """
-
-    @abstractmethod
-    def parts(self, shape: Shape, block_size: int) -> dict[str, Part]:
-        """Name the tensors, in the order in which they are packed.
-
-        One named `permutation` gets a companion `inverse` where it is resident.
-        """
-
-    @abstractmethod
-    def unit_gain(self, shape: Shape, connectivity: float, block_size: int) -> float:
-        """Return the factor that turns unit-rms input into unit-rms output."""
-
-    @abstractmethod
-    def flops(self, shape: Shape, block_size: int) -> int:
-        """Return the FLOPs of one product with one vector."""
-
-    @abstractmethod
-    def linear_map(self, parts: Mapping[str, Tensor], shape: Shape) -> LinearMap:
-        """Return what multiplies by the matrix, over its resident tensors."""
+    parts: Callable[[Shape, int], dict[str, Part]]
+    unit_gain: Callable[[Shape, float, int], float]
+    flops: Callable[[Shape, int], int]
+    linear_map: Callable[[Mapping[str, Tensor], Shape], LinearMap]
+    check: Callable[[Shape, int, str], None] = _every_shape
+    has_connectivity: bool = False
+    has_blocks: bool = False

@@ -39,40 +39,31 @@ class BlockDiagonalMap:
         return x_BMC.transpose(0, 1).reshape(len(y_MN), -1)
 
 
-class BlockDiagonal(Topology):
-    """Each output reads the block_size inputs of its block only."""
+def _check(shape: Shape, block_size: int, letter: str) -> None:
+    outputs, inputs = shape
+    if inputs % block_size or outputs % (inputs // block_size):
+        raise ConfigError(
+            "reservoir.block_size",
+            block_size,
+            f"the matrix {letter} is {outputs} x {inputs}: blocks of {block_size} inputs do not divide both",
+            f"Use a divisor of {inputs} for which {inputs} / block_size divides {outputs}, "
+            f"e.g. {inputs // math.gcd(inputs, outputs)}",
+        )
 
-    has_connectivity = has_blocks = True
 
-    def check(self, shape: Shape, block_size: int, letter: str) -> None:
-        """Refuse blocks that do not divide inputs and outputs alike; see Topology.check."""
-        outputs, inputs = shape
-        if inputs % block_size or outputs % (inputs // block_size):
-            raise ConfigError(
-                "reservoir.block_size",
-                block_size,
-                f"the matrix {letter} is {outputs} x {inputs}: blocks of {block_size} inputs do not divide both",
-                f"Use a divisor of {inputs} for which {inputs} / block_size divides {outputs}, "
-                f"e.g. {inputs // math.gcd(inputs, outputs)}",
-            )
+def _parts(shape: Shape, block_size: int) -> dict[str, Part]:
+    blocks = shape[1] // block_size
+    weights = Part("weights", (blocks, shape[0] // blocks, block_size))
+    return {"ternary": weights, "permutation": Part("permutation", (shape[0],))}
 
-    def parts(self, shape: Shape, block_size: int) -> dict[str, Part]:
-        """See Topology.parts."""
-        outputs, inputs = shape
-        blocks = inputs // block_size
-        return {
-            "ternary": Part("weights", (blocks, outputs // blocks, block_size)),
-            "permutation": Part("permutation", (outputs,)),
-        }
 
-    def unit_gain(self, shape: Shape, connectivity: float, block_size: int) -> float:
-        """See Topology.unit_gain."""
-        return 1 / math.sqrt(connectivity * block_size)
-
-    def flops(self, shape: Shape, block_size: int) -> int:
-        """Return two per weight."""
-        return 2 * shape[0] * block_size
-
-    def linear_map(self, parts: Mapping[str, Tensor], shape: Shape) -> LinearMap:
-        """See Topology.linear_map."""
-        return BlockDiagonalMap(parts, shape)
+BLOCK = Topology(
+    parts=_parts,
+    # Each output reads the inputs of its block only.
+    unit_gain=lambda _, connectivity, block_size: 1 / math.sqrt(connectivity * block_size),
+    flops=lambda shape, block_size: 2 * shape[0] * block_size,
+    linear_map=BlockDiagonalMap,
+    check=_check,
+    has_connectivity=True,
+    has_blocks=True,
+)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rcdist.ops.int8_matmul import float_int8_matmul
 from rcdist.ops.matmul import matmul
-from rcdist.ops.topology.base import LinearMap, Part, Shape, Topology
+from rcdist.ops.topology.base import LinearMap, Part, Topology
 
 
 class DenseMap:
@@ -34,23 +34,11 @@ class DenseMap:
         return matmul(y_MN, self.ternary_NK.to(y_MN.dtype))
 
 
-class Dense(Topology):
-    """A row has connectivity * inputs entries of 1 or -1."""
-
-    has_connectivity = True
-
-    def parts(self, shape: Shape, block_size: int) -> dict[str, Part]:
-        """See Topology.parts."""
-        return {"ternary": Part("weights", shape)}
-
-    def unit_gain(self, shape: Shape, connectivity: float, block_size: int) -> float:
-        """See Topology.unit_gain."""
-        return 1 / math.sqrt(connectivity * shape[1])
-
-    def flops(self, shape: Shape, block_size: int) -> int:
-        """Return two per weight."""
-        return 2 * math.prod(shape)
-
-    def linear_map(self, parts: Mapping[str, Tensor], shape: Shape) -> LinearMap:
-        """See Topology.linear_map."""
-        return DenseMap(parts, shape)
+DENSE = Topology(
+    parts=lambda shape, _: {"ternary": Part("weights", shape)},
+    # A row has connectivity * inputs entries of 1 or -1.
+    unit_gain=lambda shape, connectivity, _: 1 / math.sqrt(connectivity * shape[1]),
+    flops=lambda shape, _: 2 * math.prod(shape),
+    linear_map=DenseMap,
+    has_connectivity=True,
+)

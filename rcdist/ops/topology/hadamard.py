@@ -60,38 +60,6 @@ class HadamardMap:
         return y_MSW.sum(1).to(y_MN.dtype)
 
 
-class Hadamard(Topology):
-    """A square one and a stack of them have rows of norm 1; a contraction is the transpose: its columns have norm 1."""
-
-    def check(self, shape: Shape, block_size: int, letter: str) -> None:
-        """Refuse a width without a power of two worth a transform; see Topology.check."""
-        if transform_size(min(shape)) < _SMALLEST_TRANSFORM:
-            raise ConfigError(
-                "reservoir.topology",
-                "hadamard",
-                f"matrix {letter} is {shape[0]} x {shape[1]}, and {min(shape)} is no multiple of {_SMALLEST_TRANSFORM}",
-                f"Use a width that is, best one with a large power of two, or another topology for {letter}",
-            )
-
-    def parts(self, shape: Shape, block_size: int) -> dict[str, Part]:
-        """See Topology.parts."""
-        stacked, width = num_stacked(shape), min(shape)
-        return {"signs": Part("signs", (stacked, 2, width)), "permutation": Part("permutation", (stacked, width))}
-
-    def unit_gain(self, shape: Shape, connectivity: float, block_size: int) -> float:
-        """See Topology.unit_gain."""
-        return math.sqrt(min(shape[0] / shape[1], 1.0))
-
-    def flops(self, shape: Shape, block_size: int) -> int:
-        """Return one per addition of the two transforms."""
-        width = min(shape)
-        return 2 * num_stacked(shape) * width * int(math.log2(transform_size(width)))
-
-    def linear_map(self, parts: Mapping[str, Tensor], shape: Shape) -> LinearMap:
-        """See Topology.linear_map."""
-        return HadamardMap(parts, shape)
-
-
 def num_stacked(shape: Shape) -> int:
     """Count the stacked transforms of a matrix."""
     return -(-max(shape) // min(shape))
@@ -135,3 +103,29 @@ def _gather(x_MSW: Tensor, index_SW: Tensor) -> Tensor:
 
 def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
+
+
+def _check(shape: Shape, _: int, letter: str) -> None:
+    if transform_size(min(shape)) < _SMALLEST_TRANSFORM:
+        raise ConfigError(
+            "reservoir.topology",
+            "hadamard",
+            f"matrix {letter} is {shape[0]} x {shape[1]}, and {min(shape)} is no multiple of {_SMALLEST_TRANSFORM}",
+            f"Use a width that is, best one with a large power of two, or another topology for {letter}",
+        )
+
+
+def _parts(shape: Shape, _: int) -> dict[str, Part]:
+    stacked, width = num_stacked(shape), min(shape)
+    return {"signs": Part("signs", (stacked, 2, width)), "permutation": Part("permutation", (stacked, width))}
+
+
+HADAMARD = Topology(
+    parts=_parts,
+    # A square one and a stack of them have rows of norm 1; a contraction is the transpose: its columns have norm 1.
+    unit_gain=lambda shape, *_: math.sqrt(min(shape[0] / shape[1], 1.0)),
+    # One per addition of the two transforms.
+    flops=lambda shape, _: 2 * num_stacked(shape) * min(shape) * int(math.log2(transform_size(min(shape)))),
+    linear_map=HadamardMap,
+    check=_check,
+)

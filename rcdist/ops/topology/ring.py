@@ -31,31 +31,20 @@ class RingMap:
         return y_MN.index_select(1, self.inverse_K)
 
 
-class Ring(Topology):
-    """An orthogonal matrix that costs nothing."""
+def _check(shape: Shape, _: int, letter: str) -> None:
+    if shape[0] != shape[1]:
+        raise ConfigError(
+            "reservoir.topology",
+            "ring",
+            f"a ring is square, and the matrix {letter} of the plan is {shape[0]} x {shape[1]}",
+            "Use hadamard or block for it, e.g. --reservoir.topology '{c: ring, " + letter + ": hadamard}'",
+        )
 
-    def check(self, shape: Shape, block_size: int, letter: str) -> None:
-        """Refuse a matrix that is not square; see Topology.check."""
-        if shape[0] != shape[1]:
-            raise ConfigError(
-                "reservoir.topology",
-                "ring",
-                f"a ring is square, and the matrix {letter} of the plan is {shape[0]} x {shape[1]}",
-                "Use hadamard or block for it, e.g. --reservoir.topology '{c: ring, " + letter + ": hadamard}'",
-            )
 
-    def parts(self, shape: Shape, block_size: int) -> dict[str, Part]:
-        """See Topology.parts."""
-        return {"permutation": Part("cycle", (shape[1],))}
-
-    def unit_gain(self, shape: Shape, connectivity: float, block_size: int) -> float:
-        """Return 1: it only moves its input."""
-        return 1.0
-
-    def flops(self, shape: Shape, block_size: int) -> int:
-        """Return 0."""
-        return 0
-
-    def linear_map(self, parts: Mapping[str, Tensor], shape: Shape) -> LinearMap:
-        """See Topology.linear_map."""
-        return RingMap(parts, shape)
+RING = Topology(
+    parts=lambda shape, _: {"permutation": Part("cycle", (shape[1],))},
+    unit_gain=lambda *_: 1.0,
+    flops=lambda *_: 0,
+    linear_map=RingMap,
+    check=_check,
+)
