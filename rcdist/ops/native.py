@@ -2,11 +2,11 @@
 
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +19,8 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from rcdist.ops.processor import Isa, isa
+
+logger = logging.getLogger("rcdist")
 
 SOURCES = Path(__file__).with_name("cpu")
 """Folder of the kernels; every .cpp in it goes into one library."""
@@ -113,11 +115,9 @@ def _library(of: Isa) -> ctypes.CDLL | None:
         return ctypes.CDLL(str(path))
     except (OSError, Timeout, subprocess.SubprocessError) as error:
         detail = error.stderr.strip().splitlines() if isinstance(error, subprocess.CalledProcessError) else [str(error)]
-        print(
-            f"backend cpu is not available, the slower plain PyTorch one is used: {(detail or ['?'])[-1]}. "
-            "Install g++ to have it.",
-            file=sys.stderr,
-            flush=True,
+        logger.warning(
+            "backend cpu is not available, the slower plain PyTorch one is used: %s. Install g++ to have it.",
+            (detail or ["?"])[-1],
         )
         return None
 
