@@ -101,8 +101,8 @@ TESTED_ELSEWHERE = {
 }
 """Source files without a test file of their own name, and what tests them."""
 
-TWINS = ("_cpu", "_triton", "_common")
-"""Ends of the names of an operation's fast forms: ops/test_backend and test_backend_triton test them all."""
+TWINS = ("_cpu", "_triton", "_reference", "_common")
+"""Ends of the names of an operation's twins: ops/test_project, test_backend and test_backend_triton test them all."""
 
 
 def stem_of_test(path: Path) -> set[Path]:
