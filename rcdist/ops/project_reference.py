@@ -20,9 +20,11 @@ def forward(
     """Return (codes A^T) * rows * columns, (M, N) in the dtype of `like`; integer codes are summed exactly."""
     if not (isinstance(matrix, DenseMap) and is_int8_on_cpu(codes_MK, matrix.ternary_NK)):
         codes_MK = codes_MK.to(like.dtype)  # codes up to 127 are exact in bfloat16 too
+    scale = columns_N if rows_M is None else rows_M.unsqueeze(1)
+    if rows_M is not None and columns_N is not None:
+        scale = rows_M.unsqueeze(1) * columns_N  # in this order compiled kernels round too
     y_MN = matrix.times(codes_MK)
-    y_MN = y_MN if rows_M is None else y_MN * rows_M.unsqueeze(1)
-    return (y_MN if columns_N is None else y_MN * columns_N).to(like.dtype)
+    return (y_MN if scale is None else y_MN * scale).to(like.dtype)
 
 
 def backward(dy_MN: Tensor, matrix: LinearMap, columns_N: Tensor | None, total_MK: Tensor | None) -> Tensor:

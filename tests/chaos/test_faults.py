@@ -24,8 +24,8 @@ def unbroken(runner: Runner) -> tuple[JobConfig, Path]:
     return runner.run_unbroken()
 
 
-SOME = ("kill-saving", "shrunk", "driver-kill", "disk-full")
-"""A worker, a node and a driver are lost, a run is resized, a storage is full: what no smaller test can prove."""
+SOME = ("shrunk", "driver-kill", "disk-full")
+"""A node with its worker and a driver are lost, a run is resized, a storage is full: what no smaller test can prove."""
 
 
 @pytest.mark.parametrize(
