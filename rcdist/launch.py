@@ -135,12 +135,11 @@ def _complete(config: JobConfig, resume: Found) -> RunResult:
 
 
 def _result(config: JobConfig, status: RunStatus, run_id: str | None, error: RcdistError | None = None) -> RunResult:
-    log, checkpoints = MetricsLog(config.run_dir), find_checkpoints(config.run_dir)
-    records = log.read()
+    records, checkpoints = MetricsLog(config.run_dir).read(), find_checkpoints(config.run_dir)
     return RunResult(
         status=status,
         step=records[-1].step if records else 0,
-        metrics=newest_metrics(log),
+        metrics=newest_metrics(records),
         checkpoint=checkpoints[0] if checkpoints else None,
         ledger=read_ledger(config.run_dir),
         mlflow_run_id=run_id,

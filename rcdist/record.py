@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +110,10 @@ class RunRecord:
             logger.warning("a file of the run cannot be written: %s", error)
 
 
-def newest_metrics(log: MetricsLog) -> dict[str, float]:
+def newest_metrics(records: Iterable[LogRecord]) -> dict[str, float]:
     """Return the newest value of each metric."""
     newest: dict[str, float] = {}
-    for record in log.read():
+    for record in records:
         newest.update(record.metrics)
     return newest
 

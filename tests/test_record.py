@@ -106,7 +106,7 @@ def test_metrics_can_be_added_to_the_last_record(config: JobConfig) -> None:
         "yardstick/gzip_bits_per_byte": 2.5,
     }
     assert [(row.step, row.name) for row in tracker.rows][-1] == (2, "yardstick/gzip_bits_per_byte")
-    assert newest_metrics(record.log)["train/loss_nats"] == 2.0
+    assert newest_metrics(record.log.read())["train/loss_nats"] == 2.0
 
 
 def test_a_full_disk_at_the_end_costs_files_and_not_the_status(

@@ -92,14 +92,12 @@ def find_newest_valid(run_dir: Path, proved: Found | None = None) -> Found | Non
         for unfinished in damaged:
             logger.warning("skipped: %s", unfinished)
         return None
-    if damaged:
-        raise CheckpointError(
-            "checkpoint",
-            run_dir,
-            f"all {len(damaged)} checkpoints are damaged, the newest: {damaged[0]}",
-            "Move the folder away to start again, or choose another name",
-        )
-    return None
+    raise CheckpointError(
+        "checkpoint",
+        run_dir,
+        f"all {len(damaged)} checkpoints are damaged, the newest: {damaged[0]}",
+        "Move the folder away to start again, or choose another name",
+    )
 
 
 def find_at(path: Path) -> Found:
