@@ -1,12 +1,15 @@
 """Find the cluster, decide how many workers train, and what their environment is."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rcdist.config import JobConfig
 from rcdist.errors import ClusterError
+from rcdist.ports import free_ports
 
 WORKERS_ON_CPU = 2
 """Workers of a run without GPUs: enough to exercise everything that is distributed."""
@@ -58,8 +61,14 @@ def ray_session(config: JobConfig) -> Iterator[None]:
         ray.init(address=address, logging_level="WARNING")
     else:
         cpus = max(os.cpu_count() or 1, WORKERS_ON_CPU)
-        # With the dashboard, on loopback, because Ray Train's clean-up of placement groups asks its State API.
-        ray.init(address="local", num_cpus=cpus, include_dashboard=True, logging_level="WARNING")
+        # With the dashboard, on loopback, because Ray Train's clean-up of placement groups asks its State API. It would
+        # look for one, and take none where several runs have a Ray each: all that Ray starts inherits where ours is.
+        (port,) = free_ports(1)
+        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+        ray.init(address="local", num_cpus=cpus, include_dashboard=True, dashboard_port=port, logging_level="WARNING")
+    if threading.current_thread() is threading.main_thread():
+        # Ray's native handler of SIGTERM prints a stack trace, and aborts the process 3 s later.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
     try:
         yield
     finally:

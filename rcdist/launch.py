@@ -1,18 +1,19 @@
 """A run from its settings to its result: `run` for programs, `launch` for jobs, which print and return an exit code."""
 
 import logging
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rcdist.checkpoint.find import Found, find_checkpoints
+from rcdist.checkpoint.find import Found, sweep_unfinished
+from rcdist.checkpoint.untrusted import admit
 from rcdist.cluster import (
     Workers,
     gpu_name,
@@ -29,21 +30,21 @@ from rcdist.data.yardsticks import yardsticks_of
 from rcdist.errors import EXIT_DONE, BudgetError, RcdistError
 from rcdist.estimate import describe_cost, format_cost, format_run
 from rcdist.exits import find_cause
-from rcdist.model.cost import count_parameters
+from rcdist.lease import Lease
 from rcdist.model.reservoir import PackedBank, ReservoirBank, build_bank
 from rcdist.model.spectrum import measure_reservoirs
 from rcdist.ops import native
-from rcdist.preflight import check_config, check_data, find_resume
-from rcdist.record import OnRecord, RunRecord, is_complete, newest_metrics
-from rcdist.tracking.jsonl import MetricsLog
+from rcdist.preflight import check_config, check_data, find_resume, refusing_storage
+from rcdist.record import OnRecord, RunRecord, is_complete
+from rcdist.result import RunResult, format_result, read_result
+from rcdist.storage import write_file
 from rcdist.tracking.ledger import Ledger
 from rcdist.tracking.mlflow import check_server
 from rcdist.tracking.prices import PriceRow, resolve_price
-from rcdist.tracking.progress import Progress, format_duration, format_summary
-from rcdist.tracking.provenance import redact
+from rcdist.tracking.progress import Progress
+from rcdist.tracking.provenance import redact_tree
 from rcdist.tracking.tracker import RunStatus
 from rcdist.train.control import clear_stop, read_stop, request_stop
-from rcdist.train.meter import read_ledger
 from rcdist.train.payload import Payload
 
 if TYPE_CHECKING:
@@ -52,34 +53,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("rcdist")
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """Hold how a run ended.
-
-    Attributes:
-        status: FINISHED: all steps are done; FAILED; KILLED: a budget is used up.
-        step: optimizer steps done.
-        metrics: the newest value of each metric.
-        checkpoint: the newest checkpoint.
-        ledger: what the run has used, over all its jobs.
-        mlflow_run_id: of the run in MLflow.
-        error: why it is not FINISHED: a budget, divergence, retries, a full storage.
-    """
-
-    status: RunStatus
-    step: int
-    metrics: dict[str, float]
-    checkpoint: Path | None
-    ledger: Ledger
-    mlflow_run_id: str | None
-    error: RcdistError | None = None
-
-
 def run(config: JobConfig, *, callbacks: "Sequence[UserCallback]" = (), on_record: OnRecord | None = None) -> RunResult:
     """Run, or continue, one pre-training job to its end; blocks.
 
-    Nothing is written into the run's folder, and no worker is asked for, before every setting, the storage, the
-    checkpoint that may be there, the tracking server and the corpora have been found right. Nothing is printed (the
+    The run is held (see Lease) for as long. Nothing else is written into its folder, and no worker is asked for, before
+    every setting, the storage, the checkpoint that may be there, the tracking server and the corpora have been found
+    right. Nothing is printed (the
     logger `rcdist` says at level INFO what goes on), and the environment of this process is as before afterwards. A Ray
     that is initialised in this process is used and left running.
 
@@ -101,21 +80,26 @@ def run(config: JobConfig, *, callbacks: "Sequence[UserCallback]" = (), on_recor
         check_config(config)
         # Workers run in folders of their own: the path must not depend on where the job was started.
         config = config.model_copy(update={"storage_path": str(config.storage.resolve())})
-        resume = find_resume(config)
-        check_server(config.tracking_uri, config.tracking.experiment, config.tracking.timeout_s)
-        if resume and resume.manifest.step >= config.train.steps:
-            return _complete(config, resume)
-        if is_local(config) and not torch.cuda.is_available():
-            # The workers need the kernels: compiled while Ray starts and the corpora are tokenised.
-            threading.Thread(target=native.is_available, daemon=True, name="compile").start()
-        with ray_session(config):
-            workers = resolve_workers(config)
-            price = resolve_price(config.cost, gpu_name() if workers.use_gpu else None, config.cluster.cpus_per_worker)
-            data = prepare_corpora(config, logger.info)
-            if resume:
-                check_data(resume, data)
-            logger.info(format_run(config, workers, price, data))
-            return _Launch(config, resume, workers, price, data, began).run(callbacks, on_record)
+        with ExitStack() as stack:
+            with refusing_storage(config):
+                lease = stack.enter_context(Lease(config.run_dir, config.name))
+                sweep_unfinished(config.run_dir)
+            resume = find_resume(config)
+            check_server(config.tracking_uri, config.tracking.experiment, config.tracking.timeout_s)
+            if resume and resume.manifest.step >= config.train.steps:
+                return _complete(config, resume)
+            if is_local(config) and not torch.cuda.is_available():
+                # The workers need the kernels: compiled while Ray starts and the corpora are tokenised.
+                threading.Thread(target=native.is_available, daemon=True, name="compile").start()
+            with ray_session(config):
+                workers = resolve_workers(config)
+                gpu = gpu_name() if workers.use_gpu else None
+                price = resolve_price(config.cost, gpu, config.cluster.cpus_per_worker)
+                data = prepare_corpora(config, logger.info)
+                if resume:
+                    check_data(resume, data)
+                logger.info(format_run(config, workers, price, data))
+                return _Launch(config, lease, resume, workers, price, data, began).run(callbacks, on_record)
 
 
 def _complete(config: JobConfig, resume: Found) -> RunResult:
@@ -131,20 +115,7 @@ def _complete(config: JobConfig, resume: Found) -> RunResult:
         resume.manifest.step,
         resume.folder,
     )
-    return _result(config, "FINISHED", run_id)
-
-
-def _result(config: JobConfig, status: RunStatus, run_id: str | None, error: RcdistError | None = None) -> RunResult:
-    records, checkpoints = MetricsLog(config.run_dir).read(), find_checkpoints(config.run_dir)
-    return RunResult(
-        status=status,
-        step=records[-1].step if records else 0,
-        metrics=newest_metrics(records),
-        checkpoint=checkpoints[0] if checkpoints else None,
-        ledger=read_ledger(config.run_dir),
-        mlflow_run_id=run_id,
-        error=error,
-    )
+    return read_result(config, "FINISHED", run_id)
 
 
 @dataclass(frozen=True)
@@ -152,6 +123,7 @@ class _Launch:
     """Hold what is known of a run before its workers are started."""
 
     config: JobConfig
+    lease: Lease
     resume: Found | None
     workers: Workers
     price: PriceRow
@@ -161,18 +133,21 @@ class _Launch:
     def run(self, callbacks: "Sequence[UserCallback]", on_record: OnRecord | None) -> RunResult:
         """Train, and keep the record whatever happens."""
         config = self.config
-        config.run_dir.mkdir(parents=True, exist_ok=True)
-        (config.run_dir / "config.yaml").write_text(redact(dump_config(config)))
-        cost_file = config.run_dir / "cost.txt"
-        cost_file.write_text(format_cost(config) + "\n")
         bank = build_bank(config.architecture)
         packed = bank.pack()
-        record = RunRecord(config, self.resume, self._facts(bank, packed), on_record)
+        if self.resume:
+            self.resume.check_reservoir(packed.digest)
+        cost_file = config.run_dir / "cost.txt"
+        with refusing_storage(config):
+            write_file(config.run_dir / "config.yaml", dump_config(redact_tree(config.model_dump(mode="json"))))
+            write_file(cost_file, format_cost(config) + "\n")
+            record = RunRecord(config, self.resume, self._facts(bank, packed), on_record)
         record.tracker.log_artifact(cost_file)
         status: RunStatus = "FAILED"
         failure: RcdistError | None = None
         try:
-            self._train(self._payload(packed, record), record, callbacks)
+            with self._start() as resume:
+                self._train(self._payload(packed, record, resume), record, callbacks)
             if config.evaluate.yardsticks:
                 record.amend_last(yardsticks_of(config, self.data))
             status = "FINISHED"
@@ -185,20 +160,54 @@ class _Launch:
                 raise
             status = "KILLED" if isinstance(failure, BudgetError) else "FAILED"
         finally:
-            result = _result(config, status, record.tracker.run_id, failure)
-            summary = self._summarise(result)
-            record.close(status, summary)
+            if not self.lease.is_lost:  # else the record is another job's now
+                result = self._close(record, status, failure)
+        if self.lease.is_lost:
+            self.lease.prove()
+        return result
+
+    def _close(self, record: RunRecord, status: RunStatus, failure: RcdistError | None) -> RunResult:
+        """Say how it ended; what cannot be read or written of that is said, and hides nothing."""
+        result = RunResult(status, 0, {}, None, Ledger(), record.tracker.run_id, failure)
+        summary: str | None = None
+        try:
+            result = read_result(self.config, status, record.tracker.run_id, failure)
+            summary = format_result(self.config, self.price, result, time.monotonic() - self.began)
+        except OSError as error:
+            logger.warning("the run's folder cannot be read: %s", error)
+        record.close(status, summary)
+        if summary is not None:
             logger.info(summary)
         return result
+
+    @contextmanager
+    def _start(self) -> Iterator[Found | None]:
+        """Give the checkpoint to start from: of another run a copy that nobody else can change, while open."""
+        for left in self.config.run_dir.glob("admitted-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        if self.resume is None or self.resume.folder.parent == self.config.run_dir:
+            yield self.resume
+            return
+        with refusing_storage(self.config):
+            copy = admit(self.resume, self.config.run_dir)
+        try:
+            yield copy
+        finally:
+            shutil.rmtree(copy.folder.parent, ignore_errors=True)
 
     def _train(self, payload: Payload, record: RunRecord, callbacks: "Sequence[UserCallback]") -> None:
         from rcdist.trainer import fit, follow
 
         run_dir = self.config.run_dir
+
+        def poll() -> None:
+            self.lease.prove()
+            record.poll()
+
         clear_stop(run_dir)
         follow(
             lambda: fit(payload, self.workers, callbacks),
-            record.poll,
+            poll,
             request_stop=lambda: request_stop(run_dir),
             grace_s=self.config.cluster.stop_grace_s,
         )
@@ -206,7 +215,7 @@ class _Launch:
         if stop is not None:
             raise stop
 
-    def _payload(self, packed: PackedBank, record: RunRecord) -> Payload:
+    def _payload(self, packed: PackedBank, record: RunRecord, resume: Found | None) -> Payload:
         import ray
 
         is_sent = self.config.reservoir.source == "broadcast"
@@ -219,7 +228,7 @@ class _Launch:
             start_bytes=packed.data.nbytes if is_sent else 0,
             mlflow_run_id=record.tracker.run_id,
             began=time.time() - (time.monotonic() - self.began),
-            resume=self.resume,
+            resume=resume,
         )
 
     def _facts(self, bank: ReservoirBank, packed: PackedBank) -> dict[str, Any]:
@@ -238,26 +247,6 @@ class _Launch:
             "reservoir_spectral_radius": measured,
             "workers": vars(self.workers),
         }
-
-    def _summarise(self, result: RunResult) -> str:
-        config, price, counts = self.config, self.price, count_parameters(self.config.architecture)
-        head = {
-            "run": f"{config.name} ({result.status})",
-            "plan": config.reservoir.plan,
-            "parameters stored": f"{counts.stored:,}",
-            "  trained": f"{counts.trained:,}",
-            "  frozen, unique": f"{counts.frozen_unique:,}",
-            "  frozen, as applied": f"{counts.frozen:,}",
-            "steps": f"{result.step} of {config.train.steps}",
-            "wall time": format_duration(time.monotonic() - self.began),
-        }
-        foot = {
-            "price": f"{price.usd_per_device_hour:g} USD per device hour ({price.name}, {price.market})",
-            "checkpoint": str(result.checkpoint or "none"),
-            "MLflow": redact(config.tracking_uri),
-            "MLflow run": result.mlflow_run_id or "none",
-        }
-        return format_summary(head, result.metrics, foot)
 
 
 def launch(config: JobConfig) -> int:

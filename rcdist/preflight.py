@@ -1,5 +1,6 @@
 """Before anything is started: refuse what cannot work, and find the checkpoint that a run goes on from."""
 
+import contextlib
 import json
 import logging
 import tempfile
@@ -15,7 +16,7 @@ from rcdist.data.prepare import PreparedData
 from rcdist.errors import BudgetError, CheckpointError, ConfigError
 from rcdist.model.reservoir import build_bank
 from rcdist.model.specs import frozen_specs
-from rcdist.train.deepspeed_config import build_deepspeed_config
+from rcdist.train.deepspeed_config import check_raw_keys
 
 logger = logging.getLogger("rcdist")
 
@@ -33,26 +34,30 @@ _FIXED_ON_RESUME = (
 
 
 def check_config(config: JobConfig) -> None:
-    """Refuse raw DeepSpeed keys that rcdist owns, frozen matrices whose topology does not fit their shape, and storage
-    that cannot be written; needs no Ray, data or device."""
-    build_deepspeed_config(config, num_workers=1, num_trained=1)
+    """Refuse raw DeepSpeed keys that rcdist owns or DeepSpeed refuses, frozen matrices whose topology does not fit
+    their shape, and storage that cannot be written; needs no Ray, data or device."""
+    check_raw_keys(config)
     frozen_specs(config.architecture)
-    storage = config.storage
     if "://" in config.storage_path:
         raise ConfigError(
             "storage_path", config.storage_path, "not a folder", "Use a local folder, or a mount that all nodes share"
         )
+    with refusing_storage(config):
+        config.storage.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=config.storage) as file:
+            file.write(bytes(4096))  # a full disk lets an empty one be made
+            file.flush()
+
+
+@contextlib.contextmanager
+def refusing_storage(config: JobConfig) -> Iterator[None]:
+    """Turn what the operating system says of the storage into a ConfigError."""
     try:
-        storage.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=storage):
-            pass
+        yield
     except OSError as error:
-        raise ConfigError(
-            "storage_path",
-            config.storage_path,
-            f"cannot be written ({error.strerror})",
-            "Choose a folder you may write",
-        ) from error
+        rule = f"cannot be written ({error.strerror or error})"
+        remedy = "Make room, or choose a folder you may write"
+        raise ConfigError("storage_path", config.storage_path, rule, remedy) from error
 
 
 def find_resume(config: JobConfig) -> Found | None:

@@ -1,19 +1,17 @@
 """The record of a run: metrics.jsonl first, MLflow brought up to it, run.json saying how far that got."""
 
 import json
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rcdist.checkpoint.find import Found
 from rcdist.config import JobConfig
+from rcdist.storage import read_json, try_write
 from rcdist.tracking.jsonl import LogRecord, MetricsLog
 from rcdist.tracking.mlflow import start_or_continue
 from rcdist.tracking.tracker import RunStatus, Tracker, reconcile
 from rcdist.train.events import EVENTS
-
-logger = logging.getLogger("rcdist")
 
 _RUN_FILE = "run.json"
 _SUMMARY = "summary.txt"
@@ -50,6 +48,7 @@ class RunRecord:
         connect: Callable[..., Tracker] = start_or_continue,
     ) -> None:
         self._config, self._run_dir, self._on_record = config, config.run_dir, on_record
+        self._passed_on: set[tuple[int, int]] = set()
         self.log = MetricsLog(self._run_dir)
         is_own = resume is not None and resume.folder.parent == self._run_dir
         # What lies after the checkpoint was lost; what was on its way when something was killed is in the checkpoint.
@@ -73,7 +72,10 @@ class RunRecord:
         """Pass on the records that have come since the last call."""
         for record in self.log.read_new():
             self.tracker.log(record.step, record.metrics, record.timestamp_ms)
-            if self._on_record is not None:
+            # When workers were replaced the log is read from its start again, up to where it was cut off.
+            known = (record.step, record.timestamp_ms)
+            if self._on_record is not None and known not in self._passed_on:
+                self._passed_on.add(known)
                 self._on_record(record)
 
     def amend_last(self, metrics: Mapping[str, float]) -> None:
@@ -92,22 +94,16 @@ class RunRecord:
         files = [self._run_dir / EVENTS]
         if summary is not None:
             files.append(self._run_dir / _SUMMARY)
-            self._try(lambda: files[-1].write_text(summary + "\n"))
+            try_write(files[-1], summary + "\n")
         for file in files:
             if file.exists():
                 self.tracker.log_artifact(file)
         is_stored = self.tracker.finish(status, timeout_s=3 * self._config.tracking.timeout_s)
-        self._try(lambda: self._write_state(is_complete=is_stored and status == "FINISHED"))
+        self._write_state(is_complete=is_stored and status == "FINISHED")
 
     def _write_state(self, *, is_complete: bool) -> None:
         state = {"mlflow_run_id": self.tracker.run_id, "is_complete": is_complete}
-        (self._run_dir / _RUN_FILE).write_text(json.dumps(state))
-
-    def _try(self, write: Callable[[], object]) -> None:
-        try:
-            write()
-        except OSError as error:
-            logger.warning("a file of the run cannot be written: %s", error)
+        try_write(self._run_dir / _RUN_FILE, json.dumps(state))
 
 
 def newest_metrics(records: Iterable[LogRecord]) -> dict[str, float]:
@@ -119,6 +115,4 @@ def newest_metrics(records: Iterable[LogRecord]) -> dict[str, float]:
 
 
 def _read_state(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / _RUN_FILE
-    state: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return state
+    return read_json(run_dir / _RUN_FILE)

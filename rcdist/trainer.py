@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import ray.train
 from ray.train import Checkpoint, UserCallback
 
-from rcdist.checkpoint.find import prune_checkpoints
 from rcdist.cluster import Workers, set_timeouts, worker_environment
 from rcdist.errors import RetriesError
 from rcdist.exits import find_cause
+from rcdist.storage import try_write
 from rcdist.tracking.jsonl import MetricsLog
 from rcdist.tracking.provenance import redact
 
@@ -29,28 +29,23 @@ _POLL_S = 0.2
 
 
 class RecordKeeper(UserCallback):
-    """Append rank 0's record to metrics.jsonl and keep the newest checkpoints and the best.
+    """Append rank 0's record to metrics.jsonl.
 
     It runs in Ray Train's controller, which Ray places on the driver's node, and outlives the workers. The driver reads
     the file and passes it on to MLflow: nothing here waits for a server.
 
     Args:
         run_dir: folder of the run.
-        keep_latest: newest checkpoints that are kept.
-        keep_every_steps: checkpoints of its multiples are kept for good.
     """
 
-    def __init__(self, run_dir: Path, keep_latest: int, keep_every_steps: int | None) -> None:
-        self._run_dir = run_dir
-        self._kept = keep_latest, keep_every_steps
+    def __init__(self, run_dir: Path) -> None:
+        self._log = MetricsLog(run_dir)
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        """Keep one record; Ray calls it once all workers have reported and the checkpoint is in storage."""
+        """Keep one record; Ray calls it once all workers have reported."""
         record = dict(metrics[0])
         step, timestamp_ms = record.pop("step"), record.pop("timestamp_ms")
-        MetricsLog(self._run_dir).append(step, timestamp_ms, record)
-        if checkpoint is not None:
-            prune_checkpoints(self._run_dir, *self._kept)
+        self._log.append(step, timestamp_ms, record)
 
 
 def fit(payload: "Payload", workers: Workers, callbacks: Sequence[UserCallback] = ()) -> None:
@@ -67,9 +62,8 @@ def fit(payload: "Payload", workers: Workers, callbacks: Sequence[UserCallback] 
 
     config = payload.config
     set_timeouts(config, workers)
-    # Ray's list of earlier checkpoints names those that retention has deleted; the folders themselves are the truth.
+    # Workers complete their checkpoints themselves. Ray's list of them, which earlier versions left, would be read.
     (config.run_dir / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
-    keeper = RecordKeeper(config.run_dir, config.checkpoint.keep_latest, config.checkpoint.keep_every_steps)
     most = workers.num_workers
     trainer = TorchTrainer(
         train_loop_per_worker,
@@ -86,7 +80,7 @@ def fit(payload: "Payload", workers: Workers, callbacks: Sequence[UserCallback] 
         run_config=ray.train.RunConfig(
             name=config.name,
             storage_path=str(config.run_dir.parent),
-            callbacks=[keeper, *callbacks],
+            callbacks=[RecordKeeper(config.run_dir), *callbacks],
             # Ray counts pre-emption with notice apart, and retries after it without limit.
             failure_config=ray.train.FailureConfig(max_failures=config.cluster.max_failures),
             worker_runtime_env={"env_vars": worker_environment(workers)},
@@ -99,7 +93,7 @@ def fit(payload: "Payload", workers: Workers, callbacks: Sequence[UserCallback] 
         if find_cause(error) is not None:
             raise
         report = config.run_dir / "failure.txt"
-        report.write_text(redact("".join(traceback.format_exception(error))))
+        try_write(report, redact("".join(traceback.format_exception(error))))
         raise RetriesError(
             "cluster.max_failures",
             config.cluster.max_failures,

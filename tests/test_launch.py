@@ -110,7 +110,7 @@ def stop(error: RcdistError) -> Fit:
 
     def function(payload: Payload) -> None:
         train(payload, 2)
-        write_stop(payload.config.run_dir, error, rank=0)
+        write_stop(payload.config.run_dir, error)
 
     return function
 

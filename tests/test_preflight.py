@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rcdist import preflight as module
 from rcdist.checkpoint.files import write_rank
 from rcdist.checkpoint.find import checkpoint_name
 from rcdist.checkpoint.manifest import CONFIG, MANIFEST, Manifest, write_manifest
@@ -28,6 +29,7 @@ def job(storage: Path, name: str = "run", **settings: dict) -> JobConfig:
 def save(config: JobConfig, step: int) -> Path:
     """Leave a checkpoint as workers do."""
     folder, tensors = config.run_dir / checkpoint_name(step), io.BytesIO()
+    folder.mkdir(parents=True)
     torch.save({"weight": torch.zeros(step)}, tensors)
     write_rank(folder, 0, {CONFIG: config.model_dump_json().encode(), "zero/rank0.pt": tensors.getvalue()})
     manifest = Manifest(
@@ -138,3 +140,32 @@ def test_storage_is_tried_before_it_is_needed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
         check_config(job(tmp_path / "file"))
+
+
+def test_a_full_disk_is_said_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.tempfile, "NamedTemporaryFile", lambda dir: open("/dev/full", "wb"))  # noqa: SIM115
+    with pytest.raises(ConfigError, match=r"cannot be written \(No space left on device\). Make room"):
+        check_config(job(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ({"bf16": {"check_grad_overflow": False}}, "deepspeed.bf16.check_grad_overflow=False: rcdist relies on True"),
+        ({"zero_optimization": 0}, "deepspeed.zero_optimization=0: is a section of keys"),
+        ({"zero_optimisation": {}}, "The nearest one is zero_optimization"),
+        ({"zero_optimization": {"overlap_com": 1}}, "deepspeed.zero_optimization.overlap_com=1: DeepSpeed refuses it"),
+        ({"zero_optimization": {"reduce_bucket_size": "x"}}, 'deepspeed.zero_optimization.reduce_bucket_size="x": '),
+        ({"communication_data_type": "fp7"}, "DeepSpeed refuses it (Invalid communication_data_type"),
+        ({"gradient_allreduce_op": "sum"}, "rcdist relies on mean"),
+        ({"checkpoint": {"load_universal": True}}, "rcdist sets it from checkpoint."),
+    ],
+)
+def test_raw_keys_are_proved(tmp_path: Path, raw: dict, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_config(job(tmp_path, deepspeed=raw))
+    assert expected in str(caught.value)
+
+
+def test_raw_keys_that_deepspeed_knows_pass(tmp_path: Path) -> None:
+    check_config(job(tmp_path, deepspeed={"zero_optimization": {"overlap_comm": False, "stage": "auto"}}))

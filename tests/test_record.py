@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from rcdist import storage
 from rcdist.checkpoint.find import Found, find_newest_valid
 from rcdist.checkpoint.manifest import MANIFEST
 from rcdist.config import JobConfig
@@ -115,10 +116,10 @@ def test_a_full_disk_at_the_end_costs_files_and_not_the_status(
     record, tracker, _ = opened(config)
     (config.run_dir / EVENTS).write_text("{}\n")
 
-    def write_text(path: Path, *_: object) -> int:
-        raise OSError(28, "No space left on device", str(path))
+    def fsync(_: int) -> None:
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", write_text)
+    monkeypatch.setattr(storage.os, "fsync", fsync)
     record.close("FAILED", "the table")
     assert tracker.status == "FAILED" and set(tracker.artifacts) == {EVENTS}
     assert caplog.text.count("No space left on device") == 2
@@ -139,3 +140,22 @@ def test_a_record_that_mlflow_does_not_have_whole_is_completed(config: JobConfig
     points = client.get_metric_history(first.tracker.run_id, "train/loss_nats")
     assert [(p.step, p.value) for p in points] == [(1, 4.0), (2, 2.0), (3, 4.0 / 3)]
     assert is_complete(config.run_dir)
+
+
+def test_a_record_is_passed_on_once_however_often_the_log_is_cut_off(config: JobConfig) -> None:
+    seen: list[int] = []
+    record = RunRecord(config, None, {}, lambda new: seen.append(new.step), lambda *_, **__: MemoryTracker())
+    for step in (1, 2, 3, 4):
+        write(config, step)
+    record.poll()
+    MetricsLog(config.run_dir).truncate_after(2)  # workers were replaced, and go on from step 2
+    MetricsLog(config.run_dir).append(3, 99, {"train/loss_nats": 1.0})
+    record.poll()
+    assert seen == [1, 2, 3, 4, 3]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_a_damaged_run_file_is_as_none(config: JobConfig, text: str) -> None:
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    (config.run_dir / "run.json").write_text(text)
+    assert not is_complete(config.run_dir)

@@ -61,8 +61,8 @@ def test_files_are_short() -> None:
     assert {path: n for path, n in lengths.items() if n > limit(path)} == {}
 
 
-FREE_TESTS = {"test_repo", "test_bad_input", "test_kernels"}
-"""Test files that belong to no single source file: of the repository, of all jobs, of a GPU."""
+FREE_TESTS = {"test_repo", "test_bad_input", "test_kernels", "test_checkpointer_saving"}
+"""Test files that belong to no single source file: of the repository, of all jobs, of a GPU, half of a long one."""
 
 TESTED_ELSEWHERE = {
     "rcdist/benchmark/deepspeed_loop": "runs as processes of benchmark/test_overhead",
@@ -89,6 +89,7 @@ TESTED_ELSEWHERE = {
     "rcdist/ops/autograd": "ops/test_backend",
     "rcdist/ops/gated": "ops/test_backend",
     "rcdist/ops/weights": "ops/test_project",
+    "rcdist/result": "test_launch",
     "rcdist/ports": "every cluster of the tests",
     "rcdist/tracking/samples": "chaos/test_verdict",
     "rcdist/train/collectives": "train/test_broadcast",

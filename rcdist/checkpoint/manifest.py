@@ -2,15 +2,16 @@
 
 import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rcdist.checkpoint.state import LoopState, SpikeState
 from rcdist.errors import CheckpointError
+from rcdist.storage import write_file
 from rcdist.tracking.ledger import Ledger
 from rcdist.tracking.provenance import package_versions
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
@@ -69,18 +70,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     With this file, and the lists of all ranks, a checkpoint becomes valid.
     """
     fields = {name: value for name, value in asdict(manifest).items() if name != "files"}
-    write_whole(folder / MANIFEST, json.dumps(fields, indent=1))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file in one step: whoever is killed in between leaves none."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
+    write_file(folder / MANIFEST, json.dumps(fields, indent=1))
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest of a checkpoint, also of format version 1.
+    """Read the manifest of a checkpoint, also of an earlier format version.
 
     Raises:
         CheckpointError: there is none, it cannot be read, or it has another format version.
@@ -89,11 +83,13 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         data = json.loads(path.read_text())
         version = data["format_version"]
-        if version in (1, FORMAT_VERSION):
+        if version in range(1, FORMAT_VERSION + 1):
             manifest = _parse(data)
             for rank in range(manifest.world_size):
                 path = folder / rank_list_name(rank)
                 manifest.files |= json.loads(path.read_text())
+            for name in manifest.files:
+                _check_inside(name)
             return manifest
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
@@ -102,9 +98,16 @@ def read_manifest(folder: Path) -> Manifest:
     raise CheckpointError(
         "checkpoint",
         folder,
-        f"format version {version}, this rcdist reads versions 1 and {FORMAT_VERSION}",
+        f"format version {version}, this rcdist reads versions 1 to {FORMAT_VERSION}",
         "Read it with the rcdist version that wrote it",
     )
+
+
+def _check_inside(name: str) -> None:
+    """Refuse the name of a file that would lie outside the checkpoint's folder."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in name or "\0" in name:
+        raise ValueError(f"{name!r} is not a file of the checkpoint")
 
 
 def _parse(data: dict[str, Any]) -> Manifest:

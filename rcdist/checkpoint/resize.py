@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch.distributed as dist
@@ -15,43 +16,54 @@ from rcdist.errors import CheckpointError
 
 
 @contextmanager
-def converted(folder: Path, *, is_first_of_node: bool) -> Iterator[Path]:
+def converted(folder: Path, *, node: int, is_first_of_node: bool) -> Iterator[Path]:
     """Convert a ZeRO checkpoint (stages 1 to 3) to DeepSpeed's universal form, which every world size can read.
 
-    Every rank enters; the first of each node converts, and deletes the result when all have read it.
+    Every rank enters; the first of each node converts into a new folder that only this user can open, and deletes it
+    when all have read it: DeepSpeed unpickles what is there without any restriction.
 
     Args:
         folder: the checkpoint.
+        node: number of this rank's node.
         is_first_of_node: one worker per node says so.
 
     Raises:
         CheckpointError: the conversion failed on some node; it carries the tool's last line.
     """
-    # The same name for all workers of a node; of runs side by side on a node the folders differ.
-    target = Path(tempfile.gettempdir()) / "rcdist-universal" / folder.parent.name / folder.name
-    failure = _convert(folder, target) if is_first_of_node else None
-    failures: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(failures, failure)
-    failed = next((line for line in failures if line is not None), None)
+    own = _convert(folder) if is_first_of_node else None
+    made: list[tuple[int, _Conversion | None]] = [(0, None)] * dist.get_world_size()
+    dist.all_gather_object(made, (node, own))
+    results = {where: result for where, result in made if result is not None}
     try:
+        failed = next((result.failure for result in results.values() if result.failure), None)
         if failed is not None:
             raise CheckpointError(
                 "checkpoint", folder, f"cannot be converted to another number of workers ({failed})", "Use as many"
             )
-        yield target
+        yield results[node].target
         dist.barrier()
     finally:
-        if is_first_of_node:
-            shutil.rmtree(target, ignore_errors=True)
+        if own is not None:
+            shutil.rmtree(own.target, ignore_errors=True)
 
 
-def _convert(folder: Path, target: Path) -> str | None:
-    """Write the universal form; return what went wrong."""
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
+@dataclass(frozen=True)
+class _Conversion:
+    """Hold where the universal form is, and what went wrong."""
+
+    target: Path
+    failure: str | None = None
+
+
+def _convert(folder: Path) -> _Conversion:
+    """Write the universal form."""
+    try:
+        target = Path(tempfile.mkdtemp(prefix="rcdist-universal-"))
+    except OSError as error:
+        return _Conversion(Path(tempfile.gettempdir()) / "none", f"{tempfile.gettempdir()}: {error.strerror}")
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
     command += ["--input_folder", str(folder / ZERO_FOLDER), "--output_folder", str(target / ZERO_FOLDER)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 0:
-        return None
-    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return _Conversion(target)
+    return _Conversion(target, (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])

@@ -11,11 +11,13 @@ class SpikeState:
         losses: of the newest applied steps, nats per token.
         skipped: recent steps whose update was skipped.
         rollbacks: how often training went back to a checkpoint.
+        returned_to: the steps of these checkpoints.
     """
 
     losses: list[float] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
     rollbacks: int = 0
+    returned_to: list[int] = field(default_factory=list)
 
 
 @dataclass

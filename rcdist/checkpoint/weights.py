@@ -9,7 +9,7 @@ import torch
 
 from rcdist.checkpoint.find import Found
 from rcdist.checkpoint.manifest import ZERO_FOLDER
-from rcdist.checkpoint.untrusted import refuse_code
+from rcdist.checkpoint.untrusted import admitted
 
 _MODEL_STATES = "mp_rank_00_model_states.pt"
 
@@ -21,8 +21,8 @@ def read_trained_weights(found: Found) -> dict[str, torch.Tensor]:
     shards.
     """
     if found.manifest.zero_stage == 3:
-        refuse_code(found.folder)  # DeepSpeed's tool has no restriction
-        return _consolidate(found.folder)
+        with admitted(found) as copy:  # DeepSpeed's tool unpickles without any restriction
+            return _consolidate(copy.folder)
     state = torch.load(found.folder / ZERO_FOLDER / _MODEL_STATES, map_location="cpu", weights_only=True)
     return dict(state["module"])
 

@@ -1,7 +1,7 @@
 """Settings from a YAML file and the command line: read_config for a run, parse_cli for the arguments of any job."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -83,9 +83,10 @@ def config_from_dict(data: dict[str, Any], settings: type[S] = JobConfig, source
     raise problem
 
 
-def dump_config(config: BaseModel) -> str:
+def dump_config(config: BaseModel | Mapping[str, Any]) -> str:
     """Return the settings as YAML in the order of their declaration."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=118)
+    tree = config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=118)
 
 
 def read_yaml(name: str, presets: Path | None = None) -> dict[str, Any]:

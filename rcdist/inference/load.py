@@ -48,14 +48,7 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
     folder, manifest = found.folder, found.manifest
     config = JobConfig(**json.loads((folder / CONFIG).read_text()))
     bank = build_bank(config.architecture)
-    expected = manifest.reservoir["digest"]
-    if bank.digest() != expected:
-        raise CheckpointError(
-            "checkpoint",
-            folder,
-            f"its reservoir has digest {expected}, this version of rcdist makes {bank.digest()} from the same specs",
-            f"Use rcdist {manifest.versions['rcdist']}, which wrote it",
-        )
+    found.check_reservoir(bank.digest())
     tokenizer = load_tokenizer(folder / TOKENIZER)
     if tokenizer.digest != manifest.tokenizer_digest:
         raise CheckpointError(

@@ -41,7 +41,9 @@ def forward(
     """Return the loss, and where it is trained the gradients of tokens and head for a gradient of 1 of the loss."""
     wide = product_dtype(dtype)
     num_rows, vocabulary = len(values_MK), len(ternary_VK)
-    chunk = min(max(_CHUNK // vocabulary, 1), num_rows)
+    if num_rows and not 0 <= int(targets_M.min()) <= int(targets_M.max()) < vocabulary:
+        raise IndexError(f"a target is not in [0, {vocabulary}): {int(targets_M.min())} to {int(targets_M.max())}")
+    chunk = max(min(_CHUNK // vocabulary, num_rows), 1)
     like, sums = torch.empty(0, dtype=dtype), torch.empty(chunk, vocabulary, dtype=torch.int32)
     nats = torch.empty(num_rows, dtype=torch.float64)
     dlogits = dtokens_MK = dweight_VK = matrix_VK = None

@@ -19,7 +19,7 @@ def matmul(a_MK: Tensor, b_KN: Tensor) -> Tensor:
     wide = product_dtype(a_MK.dtype)
     if wide != a_MK.dtype:
         return matmul(a_MK.to(wide), b_KN.to(wide)).to(a_MK.dtype)
-    if a_MK.dtype == torch.float32 and has_onednn_avx512() and a_MK.is_contiguous():
+    if a_MK.dtype == torch.float32 and has_onednn_avx512() and a_MK.is_contiguous() and a_MK.numel():
         product: Tensor = torch.ops.mkldnn._linear_pointwise(a_MK, b_KN.t(), None, "none", [], "")
         return product
     return a_MK @ b_KN

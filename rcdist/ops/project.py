@@ -87,7 +87,7 @@ class _Operand(NamedTuple):
         wide = torch.promote_types(like.dtype, torch.float32)
         if gain_N is None:
             return torch.full((self.matrix.shape[0],), self.scale, dtype=wide, device=like.device)
-        return gain_N.to(wide) * self.scale
+        return project_reference.nonzero(gain_N.to(wide)) * self.scale
 
 
 def _operand(projection: Projection) -> _Operand:
@@ -115,7 +115,7 @@ class _Project(torch.autograd.Function):
         for operand, tensor in zip(operands, tensors, strict=True):
             gain = tensor if operand.is_frozen else None
             y_MN = twin.forward(handle, codes, rows, operand.matrix, operand.columns(gain, handle))
-            outputs.append(y_MN.view(*values.shape[:-1], -1))
+            outputs.append(y_MN.view(*values.shape[:-1], y_MN.shape[-1]))
             gains.append(gain)
             kept.append(None if gain is None else y_MN)
         ctx.twin, ctx.operands, ctx.dtype, ctx.shape = twin, operands, handle.dtype, values.shape

@@ -9,6 +9,7 @@ from rcdist.ops.int8_matmul import scaled_int8_matmul
 from rcdist.ops.matmul import matmul
 from rcdist.ops.matmul import product_dtype as product_dtype
 from rcdist.ops.native import call
+from rcdist.ops.project_reference import nonzero
 from rcdist.ops.topology import BlockDiagonalMap, DenseMap, HadamardMap, LinearMap
 
 
@@ -50,16 +51,12 @@ def scale_rows(codes_MK: Tensor, rows_M: Tensor, dtype: torch.dtype) -> Tensor:
 def gain_gradient(
     dy_MN: Tensor, y_MN: Tensor, gain_N: Tensor, codes_MK: Tensor, rows_M: Tensor, matrix: LinearMap, scale: float
 ) -> Tensor:
-    """Return the sum over tokens of dy * y / gain; where a gain is 0, of dy times the product without it."""
+    """Return the sum over tokens of dy * y / gain."""
     width = dy_MN.shape[1]
     sums = torch.zeros(torch.get_num_threads(), width)
     dy_MN, y_MN = dy_MN.contiguous(), y_MN.to(dy_MN.dtype).contiguous()
     call("dot_columns", dy_MN, dy_MN, width, y_MN, width, sums, len(dy_MN), width)
-    wide = gain_N.float()
-    if bool((wide == 0).any()):
-        ungained = forward(dy_MN, codes_MK, rows_M, matrix, torch.full((width,), scale))
-        return (dy_MN.float() * ungained.float()).sum(0).to(gain_N.dtype)
-    return (sums.sum(0) / wide).to(gain_N.dtype)
+    return (sums.sum(0) / nonzero(gain_N.float())).to(gain_N.dtype)
 
 
 def _hadamard(

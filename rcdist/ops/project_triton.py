@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rcdist.ops.product_triton import dense_product, hadamard_contract, hadamard_expand, hadamard_is_fused
 from rcdist.ops.product_triton import scale_rows as scale_rows
+from rcdist.ops.project_reference import nonzero
 from rcdist.ops.topology import DenseMap, HadamardMap, LinearMap
 
 
@@ -46,10 +47,5 @@ def backward(dy_MN: Tensor, matrix: LinearMap, columns_N: Tensor, total_MK: Tens
 def gain_gradient(
     dy_MN: Tensor, y_MN: Tensor, gain_N: Tensor, codes_MK: Tensor, rows_M: Tensor, matrix: LinearMap, scale: float
 ) -> Tensor:
-    """Return the sum over tokens of dy * y / gain; a gain that is exactly 0 gets a gradient of 0.
-
-    To know whether one is would mean to look at the values, for which the device would have to stop.
-    """
-    wide = gain_N.float()
-    ungained = torch.where(wide == 0, torch.ones_like(wide), wide)
-    return ((dy_MN * y_MN).sum(0, dtype=torch.float32) / ungained).to(gain_N.dtype)
+    """Return the sum over tokens of dy * y / gain."""
+    return ((dy_MN * y_MN).sum(0, dtype=torch.float32) / nonzero(gain_N.float())).to(gain_N.dtype)

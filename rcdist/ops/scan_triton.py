@@ -16,14 +16,6 @@ _ENOUGH = 2**17
 
 
 @triton.jit
-def _gate(pf, at, inside, gamma, constant, HAS_F: tl.constexpr):
-    if HAS_F:
-        s = tl.sigmoid(tl.load(pf + at, mask=inside, other=0.0).to(tl.float32))
-        return gamma + (1.0 - gamma) * s
-    return tl.zeros_like(gamma) + constant
-
-
-@triton.jit
 def _chain(decay_1, state_1, decay_2, state_2):
     return decay_1 * decay_2, decay_2 * state_1 + state_2
 
@@ -55,11 +47,12 @@ def _forward_kernel(
         here = (t < stop)[:, None] & inside[None, :]
         at = (b * time + t)[:, None] * width + i[None, :]
         p = tl.load(pc + at, mask=here, other=0.0).to(tl.float32)
-        grown = 1.0 + tl.exp(tl.minimum(-p, 43.0))
+        # A minimum drops NaN unless told not to: a gate that is NaN must not pass for one that is shut.
+        grown = 1.0 + tl.exp(tl.minimum(-p, 43.0, propagate_nan=tl.PropagateNan.ALL))
         if HAS_F:
             # One division for both gates: exponentials and divisions are what the kernel has least of.
             g = tl.load(pf + at, mask=here, other=0.0).to(tl.float32)
-            opened = 1.0 + tl.exp(tl.minimum(-g, 43.0))
+            opened = 1.0 + tl.exp(tl.minimum(-g, 43.0, propagate_nan=tl.PropagateNan.ALL))
             both = 1.0 / (grown * opened)
             f = low[None, :] + (1.0 - low[None, :]) * (both * grown)
             c = p * (both * opened)
@@ -111,7 +104,11 @@ def _backward_kernel(
             t = stop - 1 - (block * UNROLL + k)
             here = inside & (zero + t >= first)
             at = (b * time + t) * width + i
-            f = tl.where(here, _gate(pf, at, here, low, constant, HAS_F), 1.0)
+            if HAS_F:
+                s = tl.sigmoid(tl.load(pf + at, mask=here, other=0.0).to(tl.float32))
+                f = tl.where(here, low + (1.0 - low) * s, 1.0)
+            else:
+                f = tl.where(here, tl.zeros_like(low) + constant, 1.0)
             kept = f
             if HAS_STARTS:
                 begins = tl.load(starts + b * time + tl.maximum(t, 0))
@@ -129,10 +126,9 @@ def _backward_kernel(
                     if HAS_STARTS:
                         previous = tl.where((begins != 0) & here, 0.0, previous)
                     df = (previous - p * a) * carry
-                    # sigmoid from f: s = (f - gamma) / (1 - gamma)
-                    rest = tl.where(here, (1.0 - f) / (1.0 - low), 0.0)
-                    bound += df * rest
-                    tl.store(dpf + at, (df * (f - low) * rest).to(dpf.dtype.element_ty), mask=here)
+                    bound += tl.where(here, df * (1.0 - s), 0.0)
+                    slope = (1.0 - low) * s * (1.0 - s)
+                    tl.store(dpf + at, (df * slope).to(dpf.dtype.element_ty), mask=here)
             else:
                 total *= kept
             carry *= kept

@@ -5,7 +5,7 @@ from typing import Literal, Protocol
 
 from rcdist.tracking.prices import PriceRow
 
-Kind = Literal["startup", "checkpoint", "other"]
+Kind = Literal["startup", "checkpoint", "idle", "lost", "other"]
 
 
 class FlopsRates(Protocol):
@@ -33,9 +33,11 @@ class Ledger:
         hardware_flops: FLOPs that were computed, recomputation included.
         device_s: device seconds paid for.
         useful_device_s: of these, device seconds inside optimizer steps that count.
-        startup_device_s: of these, from a worker's start to its first step, and from a failure to the restart.
+        startup_device_s: of these, from a worker's start to its first step.
         checkpoint_device_s: of these, spent waiting for a checkpoint.
-        lost_device_s: of these, inside steps that were lost with a worker. The rest: evaluation, readings, records.
+        lost_device_s: of these, inside steps that were lost with a worker, skipped, or taken back. The rest:
+            evaluation, readings, records.
+        idle_device_s: of these, held without work: waiting for data, and from a failure to the workers' next start.
         usd: money.
         kwh: energy, at the power stated in the price table.
     """
@@ -48,6 +50,7 @@ class Ledger:
     startup_device_s: float = 0.0
     checkpoint_device_s: float = 0.0
     lost_device_s: float = 0.0
+    idle_device_s: float = 0.0
     usd: float = 0.0
     kwh: float = 0.0
 
@@ -70,8 +73,8 @@ class Ledger:
             tokens: tokens trained on in it, over all workers.
             flops_per_token: cost of one of them.
             price: price and power of one device.
-            kind: what the rest of it was.
             useful_s: part of `seconds` inside steps that count; None: all of it when it brought tokens, else none.
+            kind: what the rest of it was.
         """
         assert min(seconds, num_devices, tokens) >= 0, (seconds, num_devices, tokens)
         if useful_s is None:
@@ -99,9 +102,15 @@ class Ledger:
             "cost/startup_device_s": self.startup_device_s,
             "cost/checkpoint_device_s": self.checkpoint_device_s,
             "cost/lost_device_s": self.lost_device_s,
+            "cost/idle_device_s": self.idle_device_s,
             "cost/trained_flops": float(self.trained_flops),
             "cost/hardware_flops": float(self.hardware_flops),
         }
+
+    def lose_since(self, before: "Ledger") -> None:
+        """Count the steps since an earlier ledger of this run as lost: their work was taken back."""
+        self.lost_device_s += self.useful_device_s - before.useful_device_s
+        self.useful_device_s = before.useful_device_s
 
     def load(self, other: "Ledger") -> None:
         """Go on from the figures of another ledger."""

@@ -59,7 +59,7 @@ def format_progress(step: int, num_steps: int, record: Mapping[str, float], left
 
 
 class Progress:
-    """Estimate the time left from the timestamps of the records of this start, evaluation and saving included.
+    """Estimate the time left from the records since the workers were last started, evaluation and saving included.
 
     Args:
         num_steps: steps of the run.
@@ -68,11 +68,14 @@ class Progress:
     def __init__(self, num_steps: int) -> None:
         self._num_steps = num_steps
         self._first: LogRecord | None = None
+        self._startup_s = 0.0
 
     def format_line(self, record: LogRecord) -> str:
         """Return the line of the next record."""
-        if self._first is None or record.step <= self._first.step:
+        startup_s = record.metrics.get("cost/startup_device_s", 0.0)
+        if self._first is None or startup_s > self._startup_s or record.step <= self._first.step:  # workers replaced
             self._first = record
+        self._startup_s = startup_s
         done = record.step - self._first.step
         step_s = record.metrics.get("perf/step_s")
         if done:

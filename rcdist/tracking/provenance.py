@@ -16,19 +16,35 @@ MAX_PARAM_CHARS = 6000
 _PACKAGES = ("ray", "torch", "deepspeed", "mlflow", "datasets", "tokenizers", "numpy")
 _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]")
 """Characters that MLflow refuses in the name of a parameter, as the @ of a shared matrix."""
-_URI_PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s]+@")
-_QUERY_PASSWORD = re.compile(r"([?&][^=&\s]*(?:password|passwd|token|secret)[^=&\s]*)=[^&\s]+", re.IGNORECASE)
+_SECRET = (
+    r"(?:password|passwd|secret|credential|signature|bearer|api[-_]?key|access[-_]?key|private[-_]?key|auth[-_]?key"
+    r"|(?<![a-z])token(?![a-z]))"
+)
+"""What the name of something secret has in it; not tokens and tokenizer."""
+_SECRET_NAME = re.compile(_SECRET, re.IGNORECASE)
+_URI_USER = re.compile(r"(?<!sqlite)(://)(?:[^/\s:@]+|[^/\s:@]*:(?!\d+/)[^\s\"'<>]*)@")
+"""A user, maybe with a password that has / in it; of what follows a port is none."""
+_IN_QUERY = re.compile(rf"([?&][^=&\s]*{_SECRET}[^=&\s]*)=[^&\s]+", re.IGNORECASE)
+_IN_TEXT = re.compile(
+    rf"(?<![?&\w])([\w.-]*{_SECRET}[\w.-]*[\"']?\s*[:=]\s*|\bbearer\s+)([\"']?)[^\s\"',}}]+\2", re.IGNORECASE
+)
+_HIDDEN = "***"
 
 
 def redact(text: str) -> str:
-    """Replace the password of every URI in a text by ***."""
-    return _QUERY_PASSWORD.sub(r"\1=***", _URI_PASSWORD.sub(r"\1:***@", text))
+    """Replace by *** what may be secret in a text: users and passwords of URIs, and what is named like a secret."""
+    text = _URI_USER.sub(rf"\1{_HIDDEN}@", text)
+    text = _IN_QUERY.sub(rf"\1={_HIDDEN}", text)
+    return _IN_TEXT.sub(rf"\1\2{_HIDDEN}\2", text)
 
 
 def redact_tree(tree: Any) -> Any:
-    """Redact every string in nested mappings and lists."""
+    """Redact every string in nested mappings and lists, and whatever has a name like a secret."""
     if isinstance(tree, Mapping):
-        return {key: redact_tree(value) for key, value in tree.items()}
+        return {
+            key: _HIDDEN if value is not None and _SECRET_NAME.search(str(key)) else redact_tree(value)
+            for key, value in tree.items()
+        }
     if isinstance(tree, list | tuple):
         return [redact_tree(value) for value in tree]
     return redact(tree) if isinstance(tree, str) else tree
@@ -40,12 +56,12 @@ def flatten_params(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     Lists become JSON; an empty mapping is `{}`; a matrix `r@b` is named r:b.
     """
     flat: dict[str, str] = {}
-    for key, value in tree.items():
+    for key, value in redact_tree(tree).items():
         name = prefix + _NOT_IN_NAMES.sub(":", str(key))
         if isinstance(value, Mapping) and value:
             flat |= flatten_params(value, f"{name}.")
         else:
-            shown = json.dumps(redact_tree(value)) if isinstance(value, list | tuple | Mapping) else redact(str(value))
+            shown = json.dumps(value) if isinstance(value, list | tuple | Mapping) else str(value)
             flat[name] = shown[:MAX_PARAM_CHARS]
     return flat
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rcdist.storage import LineFile
+
 _FOLDER = "samples"
 
 
@@ -21,12 +23,11 @@ class SampleLog:
     def __init__(self, run_dir: Path, attempt: int, rank: int) -> None:
         folder = run_dir / _FOLDER
         folder.mkdir(exist_ok=True)
-        self._path = folder / f"{attempt}-rank-{rank}.jsonl"
+        self._file = LineFile(folder / f"{attempt}-rank-{rank}.jsonl")
 
     def append(self, step: int, samples: Iterable[tuple[int, int]]) -> None:
         """Write the (epoch, window) pairs of a finished step through to the file."""
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, "time": time.time(), "samples": list(samples)}) + "\n")
+        self._file.append(json.dumps({"step": step, "time": time.time(), "samples": list(samples)}))
 
 
 @dataclass(frozen=True)

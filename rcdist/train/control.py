@@ -3,21 +3,27 @@
 import json
 import math
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray.train
+import torch.distributed as dist
 
 from rcdist import errors
+from rcdist.checkpoint.find import find_checkpoints
 from rcdist.config import JobConfig
-from rcdist.errors import BudgetError, RcdistError
+from rcdist.errors import BudgetError, RcdistError, RetriesError
+from rcdist.storage import read_json, try_write
 from rcdist.tracking.ledger import Ledger
+from rcdist.tracking.provenance import redact
 
 BUDGETS = (None, "cost.budget_usd", "cost.budget_device_s", "train.max_wall_s")
 """What can be used up, by the number that rank 0 sends."""
 
 _ERROR = "stop.json"
 _REQUEST = "stop-requested"
+_FAILURE = "worker-failure"
 
 _NOTICE_EVERY_S = 5.0
 """Seconds between two checks for a pre-emption notice; clouds give 30 s or more."""
@@ -99,21 +105,41 @@ def budget_error(config: JobConfig, setting: str, step: int, ledger: Ledger) -> 
     )
 
 
-def write_stop(run_dir: Path, error: RcdistError, rank: int) -> None:
-    """Write down an error that a restart of the workers would only repeat; of several ranks' the last one is kept."""
+def write_stop(run_dir: Path, error: RcdistError) -> None:
+    """Write down an error that a restart of the workers would only repeat; of several ranks' the last one is kept.
+
+    On a full disk nothing is written: then the workers are started again, and raise it again.
+    """
     fields = {"class": type(error).__name__, "field": error.field, "rule": error.rule, "remedy": error.remedy}
     value = error.value if isinstance(error.value, str | int | float | bool | None) else str(error.value)
-    temporary = run_dir / f"{_ERROR}.{rank}.part"
-    temporary.write_text(json.dumps(fields | {"value": value}))
-    temporary.replace(run_dir / _ERROR)
+    try_write(run_dir / _ERROR, json.dumps(fields | {"value": value}))
+
+
+def stop_if_repeated(run_dir: Path, rank: int, error: Exception) -> None:
+    """Stop a run whose workers meet the same error again with no checkpoint completed in between: a third try is vain.
+
+    Errors of communication do not count: they follow from whatever took another worker away.
+    """
+    text = redact(f"{type(error).__name__}: {error}")[:2000]
+    if isinstance(error, dist.DistError | ConnectionError) or "gloo" in text or "NCCL" in text:
+        return
+    path = run_dir / f"{_FAILURE}-{rank}.json"
+    newest = next(iter(find_checkpoints(run_dir)), None)
+    found = {"error": text, "checkpoint": newest.name if newest else None}
+    if read_json(path) == found:
+        report = run_dir / "failure.txt"
+        try_write(report, redact("".join(traceback.format_exception(error))))
+        rule = f"the workers failed with the same error again from {found['checkpoint'] or 'step 0'}: {text}"
+        remedy = f"Read {report}; the same command goes on from the newest checkpoint"
+        write_stop(run_dir, RetriesError("", None, rule, remedy))
+    try_write(path, json.dumps(found))
 
 
 def read_stop(run_dir: Path) -> RcdistError | None:
     """Return the error that was written down, None when there is none."""
-    path = run_dir / _ERROR
-    if not path.exists():
+    found = read_json(run_dir / _ERROR)
+    if not found:
         return None
-    found = json.loads(path.read_text())
     made: RcdistError = getattr(errors, found["class"])(found["field"], found["value"], found["rule"], found["remedy"])
     return made
 
@@ -132,3 +158,5 @@ def clear_stop(run_dir: Path) -> None:
     """Forget error and request, before a run is started again."""
     (run_dir / _ERROR).unlink(missing_ok=True)
     (run_dir / _REQUEST).unlink(missing_ok=True)
+    for path in run_dir.glob(f"{_FAILURE}-*.json"):
+        path.unlink()

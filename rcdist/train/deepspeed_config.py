@@ -1,6 +1,13 @@
-"""Write the DeepSpeed configuration of a run and merge the user's raw keys over it; imports nothing of DeepSpeed."""
+"""Write the DeepSpeed configuration of a run, prove the user's raw keys, and merge them over it."""
 
+import difflib
+import logging
+import os
+import warnings
 from typing import Any
+
+import torch
+from pydantic import ValidationError
 
 from rcdist.config import JobConfig
 from rcdist.errors import ConfigError
@@ -14,9 +21,31 @@ OWNED_KEYS: dict[str, str] = {
     "scheduler": "schedule.*",
     "bf16.enabled": "train.precision",
     "fp16": "train.precision",
+    "torch_autocast": "train.precision",
     "zero_optimization.stage": "train.zero_stage",
+    "checkpoint": "checkpoint.*",
 }
 """Raw keys that duplicate a setting of ours, and that setting."""
+
+_RELIED_ON: dict[str, tuple[object, str]] = {
+    "bf16.check_grad_overflow": (True, "a step whose gradient is not finite is to be skipped, not applied"),
+    "bf16.bf16_master_weights_and_grads": (False, "the weights that are trained are float32"),
+    "gradient_allreduce_op": ("mean", "the loss is a mean over the tokens of all workers"),
+    "managed_gradient_accumulation": (True, "a step is one update"),
+}
+"""Raw keys that must have one value, because the rest of rcdist relies on it, and why."""
+
+_SECTIONS = frozenset(
+    "zero_optimization bf16 data_types comms_logger flops_profiler timers aio tensorboard csv_monitor wandb comet"
+    "".split()
+)
+_SCALARS = frozenset(
+    "communication_data_type prescale_gradients gradient_predivide_factor disable_allgather steps_per_print dump_state "
+    "wall_clock_breakdown memory_breakdown log_level disable_python_gc zero_allow_untested_optimizer "
+    "zero_force_ds_cpu_optimizer gradient_allreduce_op managed_gradient_accumulation".split()
+)
+"""Raw keys that mean something to data-parallel training; others belong to parts of DeepSpeed that rcdist has no use
+for, and DeepSpeed passes over a misspelt one."""
 
 _LARGEST_BUCKET_ELEMENTS = 500_000_000
 
@@ -66,7 +95,54 @@ def build_deepspeed_config(config: JobConfig, num_workers: int, num_trained: int
         "checkpoint": {"tag_validation": "Ignore"},
     }
     _check_owned(config.deepspeed, base, prefix="")
+    _check_names(config.deepspeed)
     return _merge(base, config.deepspeed, prefix="")
+
+
+def check_raw_keys(config: JobConfig) -> None:
+    """Let DeepSpeed's own models prove the raw keys; imports DeepSpeed (4 s) if there are any.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    written = build_deepspeed_config(config, num_workers=1, num_trained=1)
+    if not config.deepspeed:
+        return
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from deepspeed.runtime.config import DeepSpeedConfig
+        from deepspeed.runtime.precision_config import DeepSpeedBF16Config
+        from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+        models = (("zero_optimization", DeepSpeedZeroConfig), ("bf16", DeepSpeedBF16Config))
+        for section, model in models:
+            try:
+                model(**written[section])
+            except ValidationError as error:
+                problem = error.errors()[0]
+                path = ".".join(["deepspeed", section, *map(str, problem["loc"])])
+                rule = f"DeepSpeed refuses it ({problem['msg']})"
+                raise ConfigError(path, problem["input"], rule, "See DeepSpeed's configuration reference") from None
+        try:
+            DeepSpeedConfig(written)
+        except Exception as error:  # it raises whatever its parts raise
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            remedy = "See DeepSpeed's configuration reference"
+            raise ConfigError("deepspeed", str(config.deepspeed), f"DeepSpeed refuses it ({reason})", remedy) from None
+
+
+def _check_names(raw: dict[str, Any]) -> None:
+    for key, value in raw.items():
+        known = sorted({*_SECTIONS, *_SCALARS, *(path.split(".")[0] for path in OWNED_KEYS)})
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, 1)
+            remedy = f"The nearest one is {nearest[0]}" if nearest else f"Those that it has are {', '.join(known)}"
+            raise ConfigError(f"deepspeed.{key}", value, "rcdist has no use for such a key", remedy)
+        if key in _SECTIONS and not isinstance(value, dict):
+            raise ConfigError(f"deepspeed.{key}", value, "is a section of keys", f"Write {key}: {{key: value}}")
 
 
 def _check_owned(raw: dict[str, Any], base: dict[str, Any], prefix: str) -> None:
@@ -76,6 +152,9 @@ def _check_owned(raw: dict[str, Any], base: dict[str, Any], prefix: str) -> None
             raise ConfigError(
                 f"deepspeed.{path}", value, f"rcdist sets it from {OWNED_KEYS[path]}", f"Set {OWNED_KEYS[path]} instead"
             )
+        if path in _RELIED_ON and value not in (_RELIED_ON[path][0], "auto"):
+            needed, reason = _RELIED_ON[path]
+            raise ConfigError(f"deepspeed.{path}", value, f"rcdist relies on {needed}: {reason}", "Leave it out")
         if isinstance(value, dict):
             _check_owned(value, base.get(key, {}), prefix=f"{path}.")
 

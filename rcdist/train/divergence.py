@@ -29,6 +29,8 @@ class SpikeGuard:
 
     def __init__(self, config: DivergenceConfig, state: SpikeState) -> None:
         self._config, self.state = config, state
+        self.first_skipped = 0
+        """The first of the skipped steps that led to the last return to a checkpoint."""
 
     def limit(self) -> float:
         """Return the loss in nats per token above which the next update is skipped; inf while too little is known."""
@@ -46,13 +48,15 @@ class SpikeGuard:
             loss: nats per token.
             applied: whether its update was made.
         """
+        recent = step - self._config.window_steps
+        self.state.skipped = [s for s in self.state.skipped if s > recent]
         if applied:
             self.state.losses = [*self.state.losses, loss][-self._config.window_steps :]
             return "go_on"
-        recent = step - self._config.window_steps
-        self.state.skipped = [s for s in self.state.skipped if s > recent] + [step]
+        self.state.skipped.append(step)
         if len(self.state.skipped) <= self._config.max_skipped:
             return "go_on"
+        self.first_skipped = self.state.skipped[0]
         self.state.skipped = []
         if self.state.rollbacks >= self._config.max_rollbacks:
             return "stop"

@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from rcdist.checkpoint.files import to_host
 from rcdist.checkpoint.manifest import ZERO_FOLDER
+from rcdist.checkpoint.untrusted import expected_classes
 from rcdist.config import JobConfig
 from rcdist.data.loader import MicroBatch
 from rcdist.ops.weights import WeightsQuantisedOnce
@@ -69,7 +70,7 @@ class Engine:
         self._clip_norm = settings.clip_norm
         ds_config = build_deepspeed_config(config, world_size, num_trained)
         self.num_micro_batches: int = ds_config["gradient_accumulation_steps"]
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _without_effect(self._optimizer):
             warnings.simplefilter("ignore")
             self._engine, *_ = deepspeed.initialize(
                 model=model.to(device), optimizer=self._optimizer, config=ds_config, dist_init_required=False
@@ -193,14 +194,20 @@ class Engine:
         settings = [{k: v for k, v in group.items() if k != "params"} for group in self._optimizer.param_groups]
         # DeepSpeed asks for this when it loads, not when it is built.
         self._engine._config.load_universal_checkpoint = is_universal
-        loaded, _ = self._engine.load_checkpoint(str(folder), tag=ZERO_FOLDER)
-        self._engine._config.load_universal_checkpoint = False
+        real = self._engine.checkpoint_engine
+        self._engine.checkpoint_engine = _RestrictedLoad(real)
+        try:
+            loaded, _ = self._engine.load_checkpoint(str(folder), tag=ZERO_FOLDER)
+        finally:
+            self._engine.checkpoint_engine = real
+            self._engine._config.load_universal_checkpoint = False
         assert loaded is not None
         for group, own in zip(self._optimizer.param_groups, settings, strict=True):
             group.update(own)
-        for state in self._optimizer.state.values():
+        for parameter, state in self._optimizer.state.items():
             if isinstance(state.get("step"), torch.Tensor):
-                state["step"] = state["step"].clone()
+                # The universal load leaves it on the CPU, which fused AdamW refuses on a GPU.
+                state["step"] = state["step"].to(parameter.device, copy=True)
 
 
 class _Capture:
@@ -222,6 +229,34 @@ class _Capture:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
+
+
+class _RestrictedLoad:
+    """Stand for DeepSpeed's checkpoint engine while it loads, and unpickle nothing but tensors and what it expects."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        with torch.serialization.safe_globals(expected_classes()):
+            return torch.load(path, map_location=map_location, weights_only=True)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+@contextlib.contextmanager
+def _without_effect(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Let a step that DeepSpeed makes when it is built, to allocate the optimizer's state, change and count nothing."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    yield
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    for state in optimizer.state.values():
+        if isinstance(state.get("step"), torch.Tensor):
+            state["step"].zero_()
 
 
 def _import_deepspeed(device: torch.device) -> Any:

@@ -3,9 +3,12 @@
 import json
 import time
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 
 import torch.distributed as dist
+
+from rcdist.storage import LineFile
 
 EVENTS = "events.jsonl"
 """File of a run with its events, one JSON object per line; MLflow gets it when the job ends."""
@@ -23,12 +26,17 @@ class Event(StrEnum):
     PREEMPTION_NOTICE = "preemption_notice"
     """A node is about to be taken away."""
     CHECKPOINT_SKIPPED = "checkpoint_skipped"
-    """A checkpoint was not saved because the storage is full."""
+    """A checkpoint was not saved because the storage is full, or cannot be written."""
 
 
 def log_event(run_dir: Path, step: int, event: Event, detail: str) -> None:
     """Print an event and append it to the file; rank 0 does, the others do nothing."""
     if dist.get_rank() == 0:
         print(f"step {step}: {event}: {detail}", flush=True)
-        with (run_dir / EVENTS).open("a") as file:
-            file.write(json.dumps({"time": time.time(), "step": step, "event": event, "detail": detail}) + "\n")
+        line = json.dumps({"time": time.time(), "step": step, "event": event, "detail": detail})
+        _file_of(run_dir).append(line)
+
+
+@cache
+def _file_of(run_dir: Path) -> LineFile:
+    return LineFile(run_dir / EVENTS)

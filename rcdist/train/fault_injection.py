@@ -1,5 +1,6 @@
 """Inject a fault into a worker, for tests and rcdist/chaos; does nothing unless RCDIST_FAULT names one."""
 
+import contextlib
 import math
 import os
 import signal
@@ -10,18 +11,23 @@ from rcdist.data.loader import MicroBatch
 from rcdist.errors import ConfigError
 
 VARIABLE = "RCDIST_FAULT"
-PLACES = {"kill": ("forward", "optimizer", "saving"), "nan": ("batch",), "spike": ("batch",)}
+PLACES = {
+    "kill": ("forward", "optimizer", "shard", "saving", "rollback", "restore", "resize"),
+    "nan": ("batch",),
+    "spike": ("batch",),
+}
 """Where each kind of fault can happen."""
 _SPIKE = 50.0
 
 
 @dataclass(frozen=True)
 class InjectedFault:
-    """Name a fault: `kind:place:step[-last][:rank]`, e.g. `kill:optimizer:7`, `spike:batch:20-28`.
+    """Name a fault: `kind:place:step[-last][:rank]`, e.g. `kill:optimizer:7`, `spike:batch:20-28`, or several by comma.
 
     Attributes:
         kind: kill: SIGKILL to the worker, once; nan, spike: the batch's loss is not finite, or 50 times too high.
-        place: before the forward pass, in the optimizer's step, after the files of a checkpoint are written; or batch.
+        place: before the forward pass, in the optimizer's step, in the middle of a checkpoint's file, after all of them
+            are written, when training goes back to a checkpoint, before one is read, as it is or converted; or batch.
         first: step at which it happens, counted from 1.
         last: last such step; equal to first for kill.
         rank: worker it happens to.
@@ -54,34 +60,31 @@ class InjectedFault:
 
 
 class FaultInjector:
-    """Make the named fault happen in this worker.
+    """Make the named faults happen in this worker.
 
     Args:
-        run_dir: of the run; a file in it marks a kill that has happened, so that it is not repeated after the restart.
+        run_dir: of the run; a file in it marks each kill that has happened, so that it is not repeated afterwards.
         rank: of this worker.
     """
 
     def __init__(self, run_dir: Path, rank: int) -> None:
-        text = os.environ.get(VARIABLE)
-        fault = InjectedFault.parse(text) if text else None
-        self._fault = fault if fault is not None and fault.rank == rank else None
-        self._marker = run_dir / "fault-happened"
+        parsed = [InjectedFault.parse(text) for text in os.environ.get(VARIABLE, "").split(",") if text]
+        self._faults = {number: fault for number, fault in enumerate(parsed) if fault.rank == rank}
+        self._run_dir = run_dir
 
     def kill_at(self, place: str, step: int) -> None:
-        """Kill this process if the fault names this place and step."""
-        fault = self._fault
-        if fault is None or fault.kind != "kill" or (fault.place, fault.first) != (place, step):
-            return
-        try:
-            self._marker.touch(exist_ok=False)
-        except FileExistsError:
-            return
-        os.kill(os.getpid(), signal.SIGKILL)
+        """Kill this process if a fault names this place and step."""
+        for number, fault in self._faults.items():
+            if fault.kind != "kill" or (fault.place, fault.first) != (place, step):
+                continue
+            with contextlib.suppress(FileExistsError):
+                (self._run_dir / f"fault-{number}-happened").touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def change(self, batches: list[MicroBatch], step: int) -> list[MicroBatch]:
-        """Return the micro-batches of a step, with their loss weights changed if the fault names it."""
-        fault = self._fault
-        if fault is None or fault.place != "batch" or not fault.first <= step <= fault.last:
-            return batches
-        factor = math.nan if fault.kind == "nan" else _SPIKE
-        return [replace(batch, weights_BT=batch.weights_BT * factor) for batch in batches]
+        """Return the micro-batches of a step, with their loss weights changed if a fault names it."""
+        for fault in self._faults.values():
+            if fault.place == "batch" and fault.first <= step <= fault.last:
+                factor = math.nan if fault.kind == "nan" else _SPIKE
+                batches = [replace(batch, weights_BT=batch.weights_BT * factor) for batch in batches]
+        return batches

@@ -1,6 +1,5 @@
 """Train on one worker, top to bottom: receive, build, restore, step, evaluate, save, report. Read this file first."""
 
-import contextlib
 import logging
 import math
 import time
@@ -25,7 +24,7 @@ from rcdist.tracking.samples import SampleLog
 from rcdist.train.broadcast import receive_bank
 from rcdist.train.checkpointer import Checkpointer
 from rcdist.train.collectives import broadcast_object
-from rcdist.train.control import Interrupts, budget_error, is_stop_requested, read_stop, write_stop
+from rcdist.train.control import Interrupts, budget_error, is_stop_requested, read_stop, stop_if_repeated, write_stop
 from rcdist.train.deepspeed_config import split_batch
 from rcdist.train.divergence import SpikeGuard, describe_limit
 from rcdist.train.engine import Engine, StepResult
@@ -57,8 +56,10 @@ def train_loop_per_worker(arguments: dict[str, Any]) -> None:
         with wire.installed():
             _train(payload, bank, wire, device, entered)
     except RcdistError as error:
-        with contextlib.suppress(OSError):  # a full disk must not hide the error
-            write_stop(config.run_dir, error, dist.get_rank())
+        write_stop(config.run_dir, error)
+        raise
+    except Exception as error:
+        stop_if_repeated(config.run_dir, dist.get_rank(), error)
         raise
 
 
@@ -89,8 +90,9 @@ def _train(payload: Payload, bank: ReservoirBank, wire: WireMeter, device: torch
     )
     health = Health(engine, bank)
     ledger_file = LedgerFile(config.run_dir, payload.began) if rank == 0 else None
-    # From a failure to here the workers were held; a new job's first workers are paid for from where they began.
-    held_s = max(ledger_file.recover(ledger) if ledger_file else 0.0, time.monotonic() - entered)
+    # A job's first workers are paid for from where they began; from a failure to there it held them for nothing.
+    down_s = ledger_file.recover(ledger) if ledger_file else 0.0
+    started_s = time.monotonic() - entered
     meter = Meter(config, payload.price, ledger, wire, world_size, device, ledger_file)
     engine.before_update(lambda: faults.kill_at("optimizer", state.step + 1))
     guard = SpikeGuard(config.divergence, state.spikes)
@@ -100,7 +102,8 @@ def _train(payload: Payload, bank: ReservoirBank, wire: WireMeter, device: torch
     if rank == 0 and restored:
         print(f"resumed from {restored.name} at step {state.step}, window {state.cursor}", flush=True)
 
-    meter.charge("startup", extra_s=held_s)
+    meter.charge("startup", extra_s=started_s)
+    meter.charge("idle", extra_s=max(down_s - started_s, 0.0))
     started = broadcast_object(time.time_ns())
     samples = SampleLog(config.run_dir, started, rank) if config.tracking.log_samples else None
     last = config.train.steps
@@ -115,7 +118,7 @@ def _train(payload: Payload, bank: ReservoirBank, wire: WireMeter, device: torch
             learning_rate=learning_rate_at(state.step, last, config.optimizer, config.schedule),
             weight_decay=weight_decay_at(state.step, last, config.optimizer, config.schedule),
             loss_limit=limit,
-            also_sum=interrupts.poll(),
+            also_sum=(*interrupts.poll(), checkpointer.poll()),
         )
         state.step += 1
         state.cursor = loader.cursor
@@ -127,7 +130,10 @@ def _train(payload: Payload, bank: ReservoirBank, wire: WireMeter, device: torch
 
         record: dict[str, float] = {}
         is_last = state.step == last
-        interruption = interrupts.agree(result.summed)
+        *reasons, num_unwritten = result.summed
+        if num_unwritten:
+            checkpointer.settle()
+        interruption = interrupts.agree(tuple(reasons))
         if interruption.is_preempted:
             detail = "a node is about to be taken away: saving now"
             log_event(config.run_dir, state.step, Event.PREEMPTION_NOTICE, detail)
@@ -158,7 +164,7 @@ def _train(payload: Payload, bank: ReservoirBank, wire: WireMeter, device: torch
             else:
                 checkpointer.report(state)
         if interruption.used_up is not None and not is_last and rank == 0:
-            write_stop(config.run_dir, budget_error(config, interruption.used_up, state.step, ledger), rank)
+            write_stop(config.run_dir, budget_error(config, interruption.used_up, state.step, ledger))
         if is_ending:
             break
     loader.close()
@@ -201,7 +207,7 @@ def _watch_loss(
             "Lower optimizer.learning_rate, or look at the data around this step",
         )
     if action == "roll_back":
-        checkpointer.go_back(state.step)
+        checkpointer.go_back(state.step, state.spikes, guard.first_skipped)
 
 
 def _is_due(step: int, every_steps: int | None) -> bool:

@@ -11,6 +11,7 @@ import torch
 from rcdist.config import JobConfig
 from rcdist.data.loader import Loader
 from rcdist.model.cost import estimate_flops
+from rcdist.storage import read_json, try_write
 from rcdist.tracking.ledger import Kind, Ledger
 from rcdist.tracking.prices import PriceRow
 from rcdist.train.engine import StepResult
@@ -24,8 +25,8 @@ _EVERY_S = 0.2
 
 def read_ledger(run_dir: Path) -> Ledger:
     """Return what a run was charged so far, by all its jobs; the empty ledger for a new run."""
-    path = run_dir / _FILE
-    return Ledger(**json.loads(path.read_text())["ledger"]) if path.exists() else Ledger()
+    found = read_json(run_dir / _FILE)
+    return Ledger(**found["ledger"]) if found else Ledger()
 
 
 class LedgerFile:
@@ -41,13 +42,12 @@ class LedgerFile:
         self._written = -_EVERY_S
 
     def write(self, ledger: Ledger, *, now: bool = False) -> None:
-        """Write the ledger, five times a second at most unless `now`."""
+        """Write the ledger, five times a second at most unless `now`; a full disk is passed over."""
         if not now and time.monotonic() - self._written < _EVERY_S:
             return
         self._written = time.monotonic()
-        part = self._path.with_suffix(".part")
-        part.write_text(json.dumps({"launch": self._launch, "time": time.time(), "ledger": asdict(ledger)}))
-        part.replace(self._path)
+        text = json.dumps({"launch": self._launch, "time": time.time(), "ledger": asdict(ledger)})
+        try_write(self._path, text, durably=False)  # after a power cut the checkpoint's ledger counts
 
     def recover(self, ledger: Ledger) -> float:
         """Add what was charged after the checkpoint that `ledger` comes from.
@@ -55,13 +55,14 @@ class LedgerFile:
         Returns:
             Wall seconds since then that this job held its workers without charging for them.
         """
-        if not self._path.exists():
+        found = read_json(self._path)
+        if not found:
             return 0.0
-        found = json.loads(self._path.read_text())
         charged = Ledger(**found["ledger"])
         if charged.device_s > ledger.device_s:
             ledger.lost_device_s = charged.lost_device_s + charged.useful_device_s - ledger.useful_device_s
-            for name in ("device_s", "usd", "kwh", "startup_device_s", "checkpoint_device_s", "hardware_flops"):
+            kept = ("tokens", "trained_flops", "useful_device_s", "lost_device_s")
+            for name in vars(ledger).keys() - set(kept):
                 setattr(ledger, name, getattr(charged, name))
         return max(time.time() - found["time"], 0.0) if found["launch"] == self._launch else 0.0
 
@@ -104,6 +105,7 @@ class Meter:
 
     def begin_step(self) -> None:
         """Start the clock of a step; evaluation, saving and reporting lie between two steps and do not slow it."""
+        self._charge(0, useful_s=0.0)
         self._wire.take()
         self._step_began = time.perf_counter()
 
@@ -125,10 +127,13 @@ class Meter:
         self._num_steps += 1
         self._tokens += loader.global_tokens
         self._result = result
-        self._charge(loader.global_tokens, useful_s=step_s)
+        if result.applied:
+            self._charge(loader.global_tokens, useful_s=max(step_s - loader.wait_s, 0.0), kind="idle")
+        else:
+            self._charge(loader.global_tokens, useful_s=0.0, kind="lost")
 
     def charge(self, kind: Kind, extra_s: float = 0.0) -> None:
-        """Charge the time since the last charge, and `extra_s` more, as start-up or as waiting for a checkpoint."""
+        """Charge the time since the last charge, and `extra_s` more, as something that is no step."""
         self._charge(0, useful_s=0.0, kind=kind, extra_s=extra_s)
 
     def _charge(self, tokens: int, useful_s: float, kind: Kind = "other", extra_s: float = 0.0) -> None:

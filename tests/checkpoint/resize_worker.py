@@ -46,7 +46,7 @@ def run(config: JobConfig, folder: Path, saves: bool) -> dict[str, list[float]]:
         if config.train.zero_stage == 0:
             engine.restore(folder)
         else:
-            with converted(folder, is_first_of_node=dist.get_rank() == 0) as universal:
+            with converted(folder, node=0, is_first_of_node=dist.get_rank() == 0) as universal:
                 engine.restore(universal, is_universal=True)
         return {"went on": train(engine, SAVED_AT)}
     for step in range(SAVED_AT):

@@ -1,10 +1,12 @@
 """Files of one rank: what is written is what is listed, and reads back; a state copied to the host is nobody else's."""
 
+import errno
 import hashlib
 import json
 from collections import OrderedDict
 from pathlib import Path
 
+import pytest
 import torch
 
 from rcdist.checkpoint.files import count_bytes, to_host, write_rank
@@ -41,6 +43,22 @@ def test_bytes_are_those_of_the_tensors() -> None:
 
 
 def test_a_rank_without_files_says_so(tmp_path: Path) -> None:
-    write_rank(tmp_path / "step-00000004", 1, {})
-    assert [path.name for path in (tmp_path / "step-00000004").iterdir()] == [rank_list_name(1)]
-    assert json.loads((tmp_path / "step-00000004" / rank_list_name(1)).read_text()) == {}
+    write_rank(tmp_path, 1, {})
+    assert [path.name for path in tmp_path.iterdir()] == [rank_list_name(1)]
+    assert json.loads((tmp_path / rank_list_name(1)).read_text()) == {}
+
+
+def test_a_folder_that_was_taken_away_is_not_made_again(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_rank(tmp_path / "saving-00000004-ab", 1, {"config.json": b"{}"})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"x" * 100, {"weights": torch.arange(1000.0)}])
+def test_a_full_disk_is_the_operating_systems_error_and_leaves_no_list(tmp_path: Path, content: object) -> None:
+    (tmp_path / "zero").mkdir()
+    (tmp_path / "zero" / "a.pt").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_rank(tmp_path, 0, {"zero/a.pt": content})
+    assert caught.value.errno == errno.ENOSPC
+    assert not (tmp_path / rank_list_name(0)).exists()

@@ -1,6 +1,7 @@
 """The manifest: everything but the tensors comes back, also from the format before."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,17 @@ from rcdist.errors import CheckpointError
 from rcdist.tracking.ledger import Ledger
 
 
-def make_checkpoint(run_dir: Path, step: int, eval_loss_nats: float | None = None, world_size: int = 2) -> Path:
+def make_checkpoint(
+    run_dir: Path,
+    step: int,
+    eval_loss_nats: float | None = None,
+    world_size: int = 2,
+    skipped: Sequence[int] = (),
+    name: str | None = None,
+) -> Path:
     """Leave a checkpoint as `world_size` workers do, without real tensors."""
-    folder = run_dir / checkpoint_name(step)
+    folder = run_dir / (name or checkpoint_name(step))
+    folder.mkdir(parents=True)
     contents = [bytes(range(step % 200 + 1)), *[b"\0" * 10] * (world_size - 1)]
     for rank, content in enumerate(contents):
         write_rank(folder, rank, {f"zero/rank{rank}.pt": content})
@@ -24,7 +33,7 @@ def make_checkpoint(run_dir: Path, step: int, eval_loss_nats: float | None = Non
         record["eval/loss_nats"] = eval_loss_nats
     manifest = Manifest(
         state=LoopState(
-            step=step, skipped_steps=2, cursor=step * 16, spikes=SpikeState([4.5], [3], 1), records=[record]
+            step=step, skipped_steps=2, cursor=step * 16, spikes=SpikeState([4.5], [*skipped], 1), records=[record]
         ),
         world_size=world_size,
         zero_stage=2,
@@ -41,7 +50,7 @@ def make_checkpoint(run_dir: Path, step: int, eval_loss_nats: float | None = Non
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     manifest = read_manifest(make_checkpoint(tmp_path, 30, eval_loss_nats=4.5))
     assert manifest.step == 30 and manifest.eval_loss_nats == 4.5
-    assert manifest.state.spikes == SpikeState([4.5], [3], 1) and manifest.state.cursor == 480
+    assert manifest.state.spikes == SpikeState([4.5], [], 1) and manifest.state.cursor == 480
     assert manifest.ledger == Ledger(usd=1.5, device_s=60.0)
     assert set(manifest.files) == {"zero/rank0.pt", "zero/rank1.pt"}
     assert manifest.versions["deepspeed"] and manifest.versions["rcdist"]
@@ -65,7 +74,7 @@ def test_the_format_before_is_read_to_the_same_manifest(tmp_path: Path) -> None:
     [
         ("{", "manifest.json cannot be read"),
         ("{}", "manifest.json cannot be read"),
-        ('{"format_version": 99}', "format version 99, this rcdist reads versions 1 and 2"),
+        ('{"format_version": 99}', "format version 99, this rcdist reads versions 1 to 3"),
         ('{"format_version": 2, "state": {}}', "manifest.json cannot be read"),
     ],
 )
@@ -73,6 +82,14 @@ def test_anything_else_is_one_clear_error(tmp_path: Path, text: str, rule: str) 
     folder = make_checkpoint(tmp_path, 30)
     (folder / MANIFEST).write_text(text)
     with pytest.raises(CheckpointError, match=rule):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "zero/../../x", "", "a\\b"])
+def test_a_name_outside_the_checkpoint_is_refused(tmp_path: Path, name: str) -> None:
+    folder = make_checkpoint(tmp_path, 30)
+    (folder / "files-00001.json").write_text(json.dumps({name: {"bytes": 1, "sha256": "0"}}))
+    with pytest.raises(CheckpointError, match="is not a file of the checkpoint"):
         read_manifest(folder)
 
 

@@ -49,7 +49,7 @@ def test_refusal_drops_a_cause_with_a_password() -> None:
     with pytest.raises(ConfigError) as caught, refusing(uri):
         raise ValueError(f"first line about {uri}\nsecond line")
     text = str(caught.value)
-    assert text.startswith('tracking.uri="postgresql://ada:***@host/db": cannot be used (first line about')
+    assert text.startswith('tracking.uri="postgresql://***@host/db": cannot be used (first line about')
     assert "s3cret" not in text
     assert caught.value.__suppress_context__
 

@@ -11,12 +11,18 @@ from rcdist.tracking.provenance import MAX_PARAM_CHARS, collect_tags, flatten_pa
 @pytest.mark.parametrize(
     ("text", "clean"),
     [
-        ("http://ada:s3cret@host:5000/x", "http://ada:***@host:5000/x"),
-        ("postgresql+psycopg2://ada:p@ss:w@db/mlflow", "postgresql+psycopg2://ada:***@db/mlflow"),
+        ("http://ada:s3cret@host:5000/x", "http://***@host:5000/x"),
+        ("postgresql+psycopg2://ada:p@ss:w@db/mlflow", "postgresql+psycopg2://***@db/mlflow"),
         ("mysql://db/x?user=a&password=s3cret&ssl=1", "mysql://db/x?user=a&password=***&ssl=1"),
-        ("no answer from https://:s3cret@h and http://b:s3cret@i", "no answer from https://:***@h and http://b:***@i"),
+        ("no answer from https://:s3cret@h and http://b:s3cret@i", "no answer from https://***@h and http://***@i"),
         ("sqlite:////home/a/mlflow.db", "sqlite:////home/a/mlflow.db"),
         ("http://host:5000/a@b", "http://host:5000/a@b"),
+        ("https://hf_s3cret@hub.co/x", "https://***@hub.co/x"),
+        ("postgresql://ada:s3/cr@et@db/x", "postgresql://***@db/x"),
+        ("get x?api_key=s3cret&n=1", "get x?api_key=***&n=1"),
+        ('{"access_key": "s3cret", "max_tokens": 4}', '{"access_key": "***", "max_tokens": 4}'),
+        ("Authorization: Bearer s3cret", "Authorization: Bearer ***"),
+        ("hf_token: s3cret, tokenizer: bpe", "hf_token: ***, tokenizer: bpe"),
     ],
 )
 def test_redact(text: str, clean: str) -> None:
@@ -29,7 +35,7 @@ def test_flatten_gives_every_setting_its_dotted_name() -> None:
     assert flat["model.width"] == "256"
     assert flat["deepspeed.a.b"] == "[1, null]"
     assert flat["data.train"] == '["austen"]'
-    assert flat["tracking.uri"] == "http://ada:***@host"
+    assert flat["tracking.uri"] == "http://***@host"
     assert flat["checkpoint.resume"] == "True"
     assert flatten_params({"deepspeed": {}}) == {"deepspeed": "{}"}
 
@@ -40,7 +46,17 @@ def test_long_values_are_cut() -> None:
 
 def test_redact_tree_keeps_what_is_not_text() -> None:
     tree = {"a": ["http://u:p@h", 1, None], "b": {"c": True}}
-    assert redact_tree(tree) == {"a": ["http://u:***@h", 1, None], "b": {"c": True}}
+    assert redact_tree(tree) == {"a": ["http://***@h", 1, None], "b": {"c": True}}
+
+
+def test_whatever_is_named_like_a_secret_is_hidden_in_the_raw_section_too() -> None:
+    config = JobConfig(deepspeed={"wandb": {"api_key": "s3cret", "team": "x"}, "log": {"token": None, "tokens": 3}})
+    assert "s3cret" not in str(flatten_params(config.model_dump()))
+    assert redact_tree(config.deepspeed) == {
+        "wandb": {"api_key": "***", "team": "x"},
+        "log": {"token": None, "tokens": 3},
+    }
+    assert redact_tree({"secrets": ["a"]}) == {"secrets": "***"}
 
 
 def test_tags_have_versions_and_the_commit_of_the_checkout() -> None:

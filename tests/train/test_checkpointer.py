@@ -1,9 +1,6 @@
-"""A worker's checkpoints: saved in the background and whole, restored whatever lies there, gone back to."""
+"""A worker's checkpoints: restored whatever lies there, and gone back to."""
 
-import copy
 import json
-import threading
-from collections import namedtuple
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,17 +9,14 @@ from typing import Any
 
 import pytest
 import ray.train
-from ray.train import CheckpointUploadMode
 
-from rcdist.checkpoint.find import Found, checkpoint_name, find_newest_valid, prove_checkpoint
-from rcdist.checkpoint.manifest import CONFIG, MANIFEST
-from rcdist.checkpoint.state import LoopState
-from rcdist.config import Architecture, JobConfig, ModelConfig, TokenizerConfig
+from rcdist.checkpoint.find import Found, find_newest_valid, prove_checkpoint
+from rcdist.checkpoint.manifest import MANIFEST
+from rcdist.checkpoint.state import LoopState, SpikeState
+from rcdist.config import JobConfig
 from rcdist.data.prepare import PreparedData
 from rcdist.data.shards import CorpusInfo
-from rcdist.data.tokenizer import build_tokenizer
 from rcdist.errors import CheckpointError, DivergedError
-from rcdist.model.reservoir import build_bank
 from rcdist.tracking.jsonl import MetricsLog
 from rcdist.tracking.ledger import Ledger
 from rcdist.tracking.prices import resolve_price
@@ -35,32 +29,12 @@ from tests.checkpoint.test_manifest import make_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_rank")
 
-STATE = LoopState(step=4, skipped_steps=1, cursor=64, records=[{"step": 4, "timestamp_ms": 1, "train/loss_nats": 2.5}])
-
 
 def make_payload(config: JobConfig, tokenizer_dir: str = "", resume: Found | None = None) -> Payload:
     """Return what the driver would hand over."""
     corpus = CorpusInfo("", "c", "t", num_tokens=1, num_documents=1, num_bytes=1)
     data = PreparedData(corpus, corpus, tokenizer_dir, "t")
-    return Payload(config, data, resolve_price(config.cost, None, 1.0), None, "d", 0, "m", 0.0, resume)
-
-
-class Reports:
-    """Take what is sent to the controller; `upload` does what Ray's thread would do."""
-
-    def __init__(self, storage: Path) -> None:
-        self.sent: list[tuple[dict, dict[str, Any]]] = []
-        self._storage = storage
-
-    def report(self, metrics: dict, **options: Any) -> None:
-        self.sent.append((metrics, options))
-
-    def upload(self) -> None:
-        options = self.sent[-1][1]
-        options["checkpoint_upload_fn"](options["checkpoint"], options["checkpoint_dir_name"])
-
-    def get_storage(self) -> SimpleNamespace:
-        return SimpleNamespace(experiment_fs_path=str(self._storage), storage_filesystem=None)
+    return Payload(config, data, resolve_price(config.cost, None, 1.0), None, "d" * 64, 0, "m", 0.0, resume)
 
 
 @pytest.fixture
@@ -70,81 +44,14 @@ def config(tmp_path: Path) -> JobConfig:
     return config
 
 
-@pytest.fixture
-def reports(config: JobConfig, monkeypatch: pytest.MonkeyPatch) -> Reports:
-    reports = Reports(config.run_dir)
-    monkeypatch.setattr(ray.train, "report", reports.report)
-    monkeypatch.setattr(ray.train, "get_context", lambda: reports)
-    return reports
-
-
-@pytest.fixture
-def checkpointer(config: JobConfig, tmp_path: Path) -> Checkpointer:
-    build_tokenizer(TokenizerConfig(kind="bytes"), 300, []).save(tmp_path / "tokenizer")
-    bank = build_bank(Architecture(ModelConfig(num_layers=2, width=32, glu_width=48), config.reservoir))
-    engine: Any = SimpleNamespace(snapshot=lambda: {"zero/state.pt": {"weights": b"w" * 100}})
-    payload = make_payload(config, str(tmp_path / "tokenizer"))
-    return Checkpointer(payload, engine, bank, Ledger(usd=1.0), FaultInjector(config.run_dir, 0))
-
-
-def test_what_is_saved_is_whole_and_is_sent_with_the_newest_record(
-    config: JobConfig, checkpointer: Checkpointer, reports: Reports
-) -> None:
-    target = config.run_dir / checkpoint_name(4)
-    (target / "left").mkdir(parents=True)  # by an earlier attempt at this step
-    checkpointer.save(copy.deepcopy(STATE), wait=False)
-    metrics, options = reports.sent[-1]
-    assert metrics == STATE.records[-1] and options["checkpoint_upload_mode"] == CheckpointUploadMode.ASYNC
-    assert not target.exists()
-    reports.upload()
-    manifest = prove_checkpoint(target).manifest
-    assert (manifest.step, manifest.state.cursor, manifest.world_size) == (4, 64, 1) and manifest.state == STATE
-    assert (manifest.tokenizer_digest, manifest.data_digest, manifest.mlflow_run_id) == ("t", "c", "m")
-    assert manifest.ledger.usd == 1.0 and len(manifest.reservoir["digest"]) == 64
-    assert {"zero/state.pt", CONFIG} < set(manifest.files) and not (target / "left").exists()
-    assert any(name.startswith("tokenizer/") for name in manifest.files)
-
-
-def test_a_save_waits_for_the_one_before(checkpointer: Checkpointer, reports: Reports) -> None:
-    checkpointer.save(copy.deepcopy(STATE), wait=False)
-    second = threading.Thread(
-        target=checkpointer.save, args=(LoopState(step=8, records=STATE.records),), kwargs={"wait": True}
-    )
-    second.start()
-    second.join(0.2)
-    assert second.is_alive() and len(reports.sent) == 1
-    reports.upload()
-    second.join(20)
-    assert not second.is_alive() and len(reports.sent) == 2
-    assert reports.sent[-1][1]["checkpoint_upload_mode"] == CheckpointUploadMode.SYNC
-
-
-def test_a_full_disk_costs_that_checkpoint_and_at_the_end_the_run(
-    config: JobConfig,
-    checkpointer: Checkpointer,
-    reports: Reports,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage(1, 1, 10))
-    checkpointer.save(copy.deepcopy(STATE), wait=False)
-    assert reports.sent == [(STATE.records[-1], {})]
-    assert "step 4: checkpoint_skipped: " in capsys.readouterr().out
-    with pytest.raises(CheckpointError, match=r"the checkpoint of step 4 cannot be saved: .* and 10 are free"):
-        checkpointer.save(copy.deepcopy(STATE), wait=True)
-
-
-def test_a_write_that_fails_lets_the_next_save_begin(
-    checkpointer: Checkpointer, reports: Reports, config: JobConfig
-) -> None:
-    checkpointer.save(copy.deepcopy(STATE), wait=False)
-    (config.run_dir / checkpoint_name(4)).write_text("in the way")
-    with pytest.raises(OSError, match="step-00000004"):
-        reports.upload()
-    checkpointer.save(LoopState(step=8, records=STATE.records), wait=False)
-    reports.upload()
-    assert prove_checkpoint(config.run_dir / checkpoint_name(8)).manifest.step == 8
+@pytest.fixture(autouse=True)
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """Take what is sent to the controller."""
+    sent: list[dict] = []
+    monkeypatch.setattr(ray.train, "report", sent.append)
+    context = SimpleNamespace(get_local_rank=lambda: 0, get_node_rank=lambda: 0)
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    return sent
 
 
 class Engine:
@@ -154,6 +61,7 @@ class Engine:
         self.restored: list[tuple[str, bool]] = []
 
     def restore(self, folder: Path, *, is_universal: bool = False) -> None:
+        """Take it."""
         self.restored.append((folder.name, is_universal))
 
 
@@ -168,7 +76,8 @@ def save(run_dir: Path, step: int, **changes: Any) -> Path:
 def over(config: JobConfig, resume: Found | None = None) -> tuple[Checkpointer, Engine, Ledger]:
     """Return a checkpointer over an engine that only remembers."""
     engine, ledger = Engine(), Ledger()
-    made = Checkpointer(make_payload(config, resume=resume), engine, None, ledger, None)  # type: ignore[arg-type]
+    payload, faults = make_payload(config, resume=resume), FaultInjector(config.run_dir, 0)
+    made = Checkpointer(payload, engine, None, ledger, faults)  # type: ignore[arg-type]
     return made, engine, ledger
 
 
@@ -194,6 +103,7 @@ def test_a_damaged_one_is_named_and_the_one_before_is_used(
     (newer / "zero" / "rank0.pt").write_bytes(b"")
     assert over(config)[0].restore()[1] == older
     assert "skipped: " in (output := capsys.readouterr().out) and newer.name in output
+    assert sorted(path.name for path in config.run_dir.glob("*step-*")) == [f"damaged-{newer.name}", older.name]
 
 
 def test_what_the_driver_has_proved_and_named_is_neither_read_nor_named_again(
@@ -209,8 +119,9 @@ def test_what_the_driver_has_proved_and_named_is_neither_read_nor_named_again(
 
 def test_a_start_from_another_run_leaves_that_run_alone(config: JobConfig, tmp_path: Path) -> None:
     parent = save(tmp_path / "runs" / "parent", 10)
-    state, found = over(config, prove_checkpoint(parent))[0].restore()
-    assert found == parent and state.step == 10
+    checkpointer, _, ledger = over(config, prove_checkpoint(parent))
+    state, found = checkpointer.restore()
+    assert found == parent and state.step == 10 and ledger == Ledger()  # what that run has spent is its own
     assert not (parent.parent / "metrics.jsonl").exists() and not (config.run_dir / "metrics.jsonl").exists()
 
 
@@ -223,26 +134,54 @@ def test_what_another_number_of_workers_wrote_is_converted_but_for_stage_zero(
     path.write_text(json.dumps(json.loads(path.read_text()) | {"zero_stage": stage}))
 
     @contextmanager
-    def converted(found: Path, *, is_first_of_node: bool) -> Iterator[Path]:
-        assert found == folder and is_first_of_node
+    def converted(found: Path, *, node: int, is_first_of_node: bool) -> Iterator[Path]:
+        assert found == folder and is_first_of_node and node == 0
         yield tmp_path / "universal"
 
     monkeypatch.setattr(module, "converted", converted)
-    monkeypatch.setattr(ray.train, "get_context", lambda: SimpleNamespace(get_local_rank=lambda: 0))
     checkpointer, engine, _ = over(config)
     checkpointer.restore()
     assert engine.restored == [("universal", True) if is_converted else (folder.name, False)]
 
 
-def test_going_back_takes_tensors_only_and_is_logged(config: JobConfig) -> None:
+def test_weights_of_another_reservoir_are_refused(config: JobConfig) -> None:
+    save(config.run_dir, 20, reservoir={"digest": "deadbeef" * 8})
+    checkpointer, engine, _ = over(config)
+    with pytest.raises(CheckpointError, match="its reservoir has digest deadbeef"):
+        checkpointer.restore()
+    assert engine.restored == []
+
+
+def test_what_a_kill_left_half_saved_is_swept_and_what_lacked_only_its_name_is_used(config: JobConfig) -> None:
+    save(config.run_dir, 10)
+    make_checkpoint(config.run_dir, 20, world_size=1, name="saving-00000020-ab")
+    (make_checkpoint(config.run_dir, 30, world_size=1, name="saving-00000030-ab") / MANIFEST).unlink()
+    assert over(config)[0].restore()[0].step == 20
+    assert not list(config.run_dir.glob("saving-*"))
+
+
+def test_going_back_takes_tensors_only_is_logged_and_costs_the_steps_since(config: JobConfig) -> None:
     folder = save(config.run_dir, 10)
     checkpointer, engine, ledger = over(config)
-    checkpointer.go_back(17)
-    assert engine.restored == [(folder.name, False)] and ledger == Ledger()
+    ledger.useful_device_s, spikes = 25.0, SpikeState()
+    checkpointer.go_back(17, spikes, 15)
+    assert engine.restored == [(folder.name, False)] and spikes.returned_to == [10]
+    assert ledger == Ledger(lost_device_s=25.0)
     (event,) = map(json.loads, (config.run_dir / EVENTS).read_text().splitlines())
     assert event["step"] == 17 and event["event"] == "rolled_back" and folder.name in event["detail"]
 
 
-def test_without_a_checkpoint_there_is_nowhere_to_go_back_to(config: JobConfig) -> None:
-    with pytest.raises(DivergedError, match="there is no checkpoint to go back to"):
-        over(config)[0].go_back(3)
+def test_going_back_passes_over_what_was_saved_in_the_trouble_and_what_did_not_help(config: JobConfig) -> None:
+    for step in (10, 20, 30):
+        save(config.run_dir, step)
+    checkpointer, engine, _ = over(config)
+    spikes = SpikeState()
+    for step in (33, 36, 39):  # the trouble began at 25
+        checkpointer.go_back(step, spikes, 25)
+    assert [int(name[-2:]) for name, _ in engine.restored] == [20, 10, 10] and spikes.returned_to == [20, 10, 10]
+
+
+def test_without_a_checkpoint_from_before_there_is_nowhere_to_go_back_to(config: JobConfig) -> None:
+    save(config.run_dir, 10)
+    with pytest.raises(DivergedError, match="there is no checkpoint from before to go back to"):
+        over(config)[0].go_back(12, SpikeState(), 10)

@@ -8,7 +8,7 @@ import pytest
 import ray.train
 
 from rcdist.config import JobConfig
-from rcdist.errors import BudgetError, DivergedError, RcdistError
+from rcdist.errors import BudgetError, DivergedError, RcdistError, RetriesError
 from rcdist.tracking.ledger import Ledger
 from rcdist.train import control as module
 from rcdist.train.control import (
@@ -21,8 +21,10 @@ from rcdist.train.control import (
     is_stop_requested,
     read_stop,
     request_stop,
+    stop_if_repeated,
     write_stop,
 )
+from tests.checkpoint.test_manifest import make_checkpoint
 
 
 def make(tmp_path: Path, rank: int = 0, **cost: float) -> Interrupts:
@@ -92,7 +94,7 @@ def test_the_error_says_what_was_used_and_how_to_go_on() -> None:
 )
 def test_an_error_comes_back_as_it_was(tmp_path: Path, error: RcdistError) -> None:
     assert read_stop(tmp_path) is None
-    write_stop(tmp_path, error, rank=0)
+    write_stop(tmp_path, error)
     found = read_stop(tmp_path)
     assert type(found) is type(error)
     assert str(found) == str(error)
@@ -112,7 +114,31 @@ def test_ranks_that_fail_together_do_not_take_each_others_file_away(tmp_path: Pa
     errors = [DivergedError("divergence.max_rollbacks", rank, "no better", "Lower it") for rank in range(8)]
     with ThreadPoolExecutor(8) as pool:
         for _ in range(50):
-            list(pool.map(lambda rank: write_stop(tmp_path, errors[rank], rank), range(8)))
+            list(pool.map(lambda rank: write_stop(tmp_path, errors[rank]), range(8)))
             found = read_stop(tmp_path)
             assert found is not None and str(found) in map(str, errors)
     assert [path.name for path in tmp_path.iterdir()] == ["stop.json"]
+
+
+def test_an_error_that_a_retry_repeats_stops_the_run(tmp_path: Path) -> None:
+    stop_if_repeated(tmp_path, 0, TypeError("bad"))
+    stop_if_repeated(tmp_path, 1, TypeError("bad"))
+    stop_if_repeated(tmp_path, 0, TypeError("worse"))
+    assert read_stop(tmp_path) is None
+    make_checkpoint(tmp_path, 4)
+    stop_if_repeated(tmp_path, 0, TypeError("worse"))  # but with a checkpoint in between
+    assert read_stop(tmp_path) is None
+    stop_if_repeated(tmp_path, 0, TypeError("worse"))
+    stop = read_stop(tmp_path)
+    assert isinstance(stop, RetriesError) and "from step-00000004: TypeError: worse" in str(stop)
+    assert "worse" in (tmp_path / "failure.txt").read_text()
+    clear_stop(tmp_path)
+    stop_if_repeated(tmp_path, 0, TypeError("worse"))
+    assert read_stop(tmp_path) is None
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("peer"), RuntimeError("[gloo/pair.cc] Connection closed")])
+def test_the_loss_of_another_worker_is_no_error_of_its_own(tmp_path: Path, error: Exception) -> None:
+    for _ in range(3):
+        stop_if_repeated(tmp_path, 0, error)
+    assert read_stop(tmp_path) is None

@@ -42,19 +42,28 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[WireBytes]:
     return waiting
 
 
-def run_step(meter: Meter, clock: list[float], sent: list[WireBytes], seconds: float, loss: float) -> None:
+def run_step(
+    meter: Meter,
+    clock: list[float],
+    sent: list[WireBytes],
+    seconds: float,
+    loss: float,
+    *,
+    applied: bool = True,
+    wait_s: float = 0.0,
+) -> None:
     meter.begin_step()
     clock[0] += seconds
     sent.append(WireBytes(trained=50, frozen=2))
-    meter.count_step(StepResult(loss, 0.5, applied=True), Batches())  # type: ignore[arg-type]
+    meter.count_step(StepResult(loss, 0.5, applied=applied), Batches(wait_s=wait_s))  # type: ignore[arg-type]
 
 
 def test_a_record_is_the_mean_of_its_steps(clock: list[float], sent: list[WireBytes]) -> None:
     ledger, price = Ledger(), resolve_price(CONFIG.cost, None, 1.0)
     meter = Meter(CONFIG, price, ledger, WireMeter([]), 2, torch.device("cpu"))
-    run_step(meter, clock, sent, 1.0, 4.0)
+    run_step(meter, clock, sent, 1.0, 4.0, wait_s=0.01)
     clock[0] += 7.0  # an evaluation: paid for, but no part of a step
-    run_step(meter, clock, sent, 3.0, 2.0)
+    run_step(meter, clock, sent, 3.0, 2.0, wait_s=0.01)
     record = meter.read(step=2, skipped_steps=1)
     check_record(record)
     assert record["train/loss_nats"] == 2.0 and record["train/loss_mean_nats"] == 3.0
@@ -65,7 +74,7 @@ def test_a_record_is_the_mean_of_its_steps(clock: list[float], sent: list[WireBy
     flops = estimate_flops(CONFIG.architecture).train
     assert record["perf/mfu"] == pytest.approx(500 * flops / (2 * price.peak_flops))
     assert record["cost/device_s"] == 2 * 11.0
-    assert record["cost/goodput"] == pytest.approx(4 / 11)
+    assert record["cost/goodput"] == pytest.approx((4 - 0.02) / 11)
     run_step(meter, clock, sent, 1.0, 1.0)
     assert meter.read(step=3, skipped_steps=1)["train/loss_mean_nats"] == 1.0
 
@@ -79,6 +88,23 @@ def test_waiting_is_charged_as_what_it_was(clock: list[float], sent: list[WireBy
     meter.charge("checkpoint")
     assert (ledger.startup_device_s, ledger.checkpoint_device_s, ledger.device_s) == (10.0, 4.0, 14.0)
     assert ledger.useful_device_s == 0.0
+
+
+def test_goodput_counts_neither_skipped_steps_nor_waiting_for_data(clock: list[float], sent: list[WireBytes]) -> None:
+    ledger = Ledger()
+    meter = Meter(CONFIG, resolve_price(CONFIG.cost, None, 1.0), ledger, WireMeter([]), 2, torch.device("cpu"))
+    run_step(meter, clock, sent, 4.0, 2.0, applied=False)
+    assert (ledger.useful_device_s, ledger.lost_device_s, ledger.idle_device_s) == (0.0, 8.0, 0.0)
+    run_step(meter, clock, sent, 4.0, 2.0, wait_s=0.5)
+    assert (ledger.useful_device_s, ledger.lost_device_s, ledger.idle_device_s) == (7.0, 8.0, 1.0)
+    assert ledger.record()["cost/goodput"] == 7 / 16 and ledger.record()["cost/idle_device_s"] == 1.0
+
+
+@pytest.mark.parametrize("text", ["", "{", "null"])
+def test_a_damaged_ledger_is_as_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "ledger.json").write_text(text)
+    assert read_ledger(tmp_path) == Ledger()
+    assert LedgerFile(tmp_path, launch=1.0).recover(spent(60.0, 50.0)) == 0.0
 
 
 def spent(device_s: float, useful: float, startup: float = 0.0) -> Ledger:

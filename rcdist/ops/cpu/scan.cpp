@@ -11,7 +11,7 @@ static inline V advance(V share, V candidate, V state) {
 // Channels of one task, which is a stretch of channels of one sequence: as long as every thread has work, because
 // memory is read in rows.
 static i64 stretch(i64 batch, i64 width, int threads) {
-    i64 parts = (threads + batch - 1) / batch, count = (width + parts - 1) / parts;
+    i64 sequences = batch > 0 ? batch : 1, parts = (threads + sequences - 1) / sequences, count = (width + parts - 1) / parts;
     return (count + 63) / 64 * 64;
 }
 
