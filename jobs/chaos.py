@@ -1,10 +1,11 @@
-"""Break training runs on purpose and judge how they end: `python jobs/chaos.py [--faults NAME,...] [--repeats N]`."""
+"""Break training runs on purpose and judge how they end: `python jobs/chaos.py [--faults NAME,...] [--random N]`."""
 
 import contextlib
 import os
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,10 @@ class ChaosArguments(Section):
 
     faults: str = "all"
     """Names with commas between, or all; list: print them."""
+    random: Annotated[int, Field(ge=1)] | None = None
+    """Instead of `faults`: so many runs, each with one or two faults at once that its seed draws, at random moments."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the first of the random runs; the next has the next one. `--random 1 --seed S` makes one of them again."""
     repeats: Annotated[int, Field(ge=1)] = 1
     """How often each fault is made."""
     address: str | None = None
@@ -37,7 +42,7 @@ def main(argv: list[str]) -> int:
     """Run the faults and print a table; 0 when every run ended as it should, else 1."""
     arguments = parse_cli(ChaosArguments, argv, prog="jobs/chaos.py")
     from rcdist.chaos.faults import FAULTS
-    from rcdist.chaos.runner import Runner, format_table, list_faults, local_cluster, run_faults
+    from rcdist.chaos.runner import Runner, format_table, list_faults, local_cluster, run_drawn, run_faults
 
     if arguments.faults == "list":
         print(list_faults())
@@ -58,8 +63,14 @@ def main(argv: list[str]) -> int:
         cluster = None if address else stack.enter_context(local_cluster())
         script = Path(__file__).with_name("pretrain.py")
         runner = Runner(script, storage, arguments.settings.split(), cluster, is_local=not address)
-        verdicts = run_faults(runner, names, arguments.repeats, lambda line: print(line, flush=True))
-    print(format_table(verdicts))
+        report = partial(print, flush=True)
+        if arguments.random is None:
+            verdicts = run_faults(runner, names, arguments.repeats, report)
+            print(format_table(verdicts))
+        else:
+            verdicts = run_drawn(runner, arguments.random, arguments.seed, report)
+            passed = sum(not verdict.failures for verdict in verdicts)
+            print(f"{passed} of {len(verdicts)} runs ended as they should")
     if any(verdict.failures for verdict in verdicts):
         return EXIT_UNEXPECTED
     if arguments.storage_path is None:

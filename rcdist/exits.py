@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from rcdist.errors import EXIT_DONE, EXIT_STOPPED, EXIT_UNEXPECTED, RcdistError
+from rcdist.storage import say
 
 
 class Shown(SystemExit):
@@ -48,7 +49,7 @@ def run_main(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
         if cause is None:
             traceback.print_exc()
             return EXIT_UNEXPECTED
-        print(cause, file=sys.stderr)
+        say(str(cause), sys.stderr)
         return cause.exit_code
 
 
@@ -78,5 +79,5 @@ def _inner(error: BaseException) -> Iterator[BaseException]:
 
 
 def _stopped() -> int:
-    print("stopped", file=sys.stderr)
+    say("stopped", sys.stderr)
     return EXIT_STOPPED

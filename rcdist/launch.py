@@ -37,7 +37,7 @@ from rcdist.ops import native
 from rcdist.preflight import check_config, check_data, find_resume, refusing_storage
 from rcdist.record import OnRecord, RunRecord, is_complete
 from rcdist.result import RunResult, format_result, read_result
-from rcdist.storage import write_file
+from rcdist.storage import say, write_file
 from rcdist.tracking.ledger import Ledger
 from rcdist.tracking.mlflow import check_server
 from rcdist.tracking.prices import PriceRow, resolve_price
@@ -225,7 +225,6 @@ class _Launch:
             price=self.price,
             bank_ref=ray.put(packed) if is_sent else None,
             bank_digest=packed.digest,
-            start_bytes=packed.data.nbytes if is_sent else 0,
             mlflow_run_id=record.tracker.run_id,
             began=time.time() - (time.monotonic() - self.began),
             resume=resume,
@@ -257,7 +256,7 @@ def launch(config: JobConfig) -> int:
     """
     progress = Progress(config.train.steps)
     with printed_log():
-        result = run(config, on_record=lambda record: print(progress.format_line(record), flush=True))
+        result = run(config, on_record=lambda record: say(progress.format_line(record)))
     if result.error is not None:
         raise result.error
     return EXIT_DONE
@@ -281,4 +280,4 @@ def printed_log() -> Iterator[None]:
 class _Printer(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
-        print(self.format(record), file=stream, flush=True)
+        say(self.format(record), stream)

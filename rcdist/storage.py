@@ -7,7 +7,7 @@ import os
 import secrets
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 logger = logging.getLogger("rcdist")
 
@@ -112,6 +112,12 @@ def _end_of_lines(handle: int, size: int) -> int:
             return start + found + 1
         size = start
     return 0
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print a line at once; where the output goes to a full disk it is lost, and nothing else."""
+    with contextlib.suppress(OSError):
+        print(text, file=stream, flush=True)
 
 
 _warned: set[Path] = set()

@@ -13,7 +13,7 @@ from rcdist.errors import EXIT_BAD_CONFIG, EXIT_DONE
 def _newest_damaged(change: Callable[[Path], None], word: str) -> Callable[[Context], None]:
     def run(context: Context) -> None:
         newest, before, *_ = context.stop_at(12)
-        file = _shard(newest)
+        file = shard_of(newest)
         change(file)
         ended = context.job.run()
         context.expect_end(ended, EXIT_DONE, f"skipped: checkpoint={newest}", file.name, word, f"from {before.name}")
@@ -30,7 +30,7 @@ def _all_damaged(context: Context) -> None:
         time.sleep(2)  # the workers of a killed driver end some moments after it
     folders = find_checkpoints(context.run_dir)
     for folder in folders:
-        _flip_bit(_shard(folder))
+        flip_bit(shard_of(folder))
     before = _contents(context.run_dir)
     context.expect_end(context.job.run(), EXIT_BAD_CONFIG, f"all {len(folders)} checkpoints are damaged", "has digest")
     context.verdict.expect(_contents(context.run_dir) == before, "something in the run's folder was changed")
@@ -43,14 +43,14 @@ def _tokens_damaged(context: Context) -> None:
     context.job.arguments = [*context.job.arguments, f"--data.cache_dir={cache}"]
     corpus = cache / context.corpus.name
     shard = next(iter(sorted(corpus.glob("shard-*.npy"))))
-    _flip_bit(shard)
+    flip_bit(shard)
     context.expect_end(context.job.run(), EXIT_BAD_CONFIG, shard.name, "has digest", f"Delete {corpus}")
     shutil.rmtree(corpus)
     context.expect_end(context.job.run(), EXIT_DONE)
     context.judge()
 
 
-def _shard(folder: Path) -> Path:
+def shard_of(folder: Path) -> Path:
     """Return the last rank's optimizer state."""
     return max((folder / "zero").glob("*optim_states.pt"))
 
@@ -60,7 +60,8 @@ def _truncate(file: Path) -> None:
         handle.truncate(file.stat().st_size // 2)
 
 
-def _flip_bit(file: Path) -> None:
+def flip_bit(file: Path) -> None:
+    """Flip a bit in the middle of a file."""
     with file.open("r+b") as handle:
         handle.seek(file.stat().st_size // 2)
         byte = handle.read(1)
@@ -81,7 +82,7 @@ DAMAGES = {
     "bit-flip": (
         "the newest checkpoint has one bit flipped",
         "it is named with both digests, the one before is used",
-        _newest_damaged(_flip_bit, "has digest"),
+        _newest_damaged(flip_bit, "has digest"),
     ),
     "all-damaged": ("every checkpoint is damaged", "exit code 2, nothing is overwritten", _all_damaged),
     "tokens-damaged": (

@@ -57,6 +57,9 @@ class Job:
     log: list[str] = field(default_factory=list)
     _started: int = 0
 
+    def __post_init__(self) -> None:
+        self._outputs = self.storage / "output"  # also if the storage becomes a disk that is full
+
     def command_line(self, *more: str) -> list[str]:
         """Return the settings of the job; later ones win."""
         given = [*_FIXED, f"--storage_path={self.storage}", *self.arguments, f"--name={self.name}", *more]
@@ -97,12 +100,15 @@ class Job:
         self.log.append(ended.output)
         return ended
 
+    def output(self) -> str:
+        """Return what the job that runs now has printed so far."""
+        return self._output(0).read_text(errors="replace")
+
     def _output(self, which: int = 1) -> Path:
         """Return the file of the next job (1), or of the last one (0)."""
         self._started += which
-        folder = self.storage / "output"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{self.name}-{self._started}.txt"
+        self._outputs.mkdir(parents=True, exist_ok=True)
+        return self._outputs / f"{self.name}-{self._started}.txt"
 
     def _joined(self, environment: Mapping[str, str] | None) -> dict[str, str]:
         cluster = self.cluster.environment if self.cluster else {}

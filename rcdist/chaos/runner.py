@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rcdist.chaos.context import Context
+from rcdist.chaos.disk import NoDisk
 from rcdist.chaos.faults import FAULTS, Fault
 from rcdist.chaos.job import Job
 from rcdist.chaos.local_cluster import LocalCluster
+from rcdist.chaos.random_faults import draw, run_random
 from rcdist.chaos.verdict import Verdict
 from rcdist.checkpoint.find import find_checkpoints
 from rcdist.checkpoint.manifest import read_manifest
@@ -59,18 +61,23 @@ class Runner:
     def run_fault(self, name: str, repeat: int, unbroken: JobConfig, corpus: Path) -> Verdict:
         """Make one fault happen once."""
         fault, verdict = FAULTS[name], Verdict(name)
-        began = time.monotonic()
         if fault.nodes is not None and not self.is_local:
             verdict.failures.append("needs a cluster of its own: leave --address out")
             return verdict
-        try:
+
+        def run() -> None:
             with self._cluster_of(fault) as cluster:
                 job = Job(self.script, cluster, self.storage, f"{name}-{repeat}", self.arguments)
                 fault.run(Context(job, verdict, unbroken, corpus))
-        except Exception:  # a fault must not keep the others from being tried
-            verdict.failures.append(traceback.format_exc())
-        verdict.seconds = time.monotonic() - began
-        return verdict
+
+        return _timed(verdict, run)
+
+    def run_drawn(self, seed: int, unbroken: JobConfig, corpus: Path) -> Verdict:
+        """Break a run by the faults that a seed draws."""
+        strikes, verdict = draw(seed), Verdict(f"seed {seed}")
+        verdict.fault += f": {', '.join(map(str, strikes))}"
+        job = Job(self.script, self.cluster, self.storage, f"random-{seed}", self.arguments)
+        return _timed(verdict, lambda: run_random(Context(job, verdict, unbroken, corpus), strikes))
 
     @contextmanager
     def _cluster_of(self, fault: Fault) -> Iterator[LocalCluster | None]:
@@ -82,6 +89,19 @@ class Runner:
             yield cluster
         finally:
             cluster.stop()
+
+
+def _timed(verdict: Verdict, run: Callable[[], None]) -> Verdict:
+    """Run a fault; what it raises must not keep the others from being tried."""
+    began = time.monotonic()
+    try:
+        run()
+    except NoDisk as error:
+        verdict.failures.append(str(error))
+    except Exception:
+        verdict.failures.append(traceback.format_exc())
+    verdict.seconds = time.monotonic() - began
+    return verdict
 
 
 @contextmanager
@@ -103,6 +123,19 @@ def run_faults(runner: Runner, names: Sequence[str], repeats: int, report: Calla
             verdict = runner.run_fault(name, repeat, unbroken, corpus)
             verdicts.append(verdict)
             report(f"{name} {repeat}/{repeats}: {'; '.join(verdict.failures) or 'ok'} ({verdict.seconds:.0f} s)")
+    return verdicts
+
+
+def run_drawn(runner: Runner, count: int, seed: int, report: Callable[[str], None]) -> list[Verdict]:
+    """Run the unbroken run once, then one run for each of the seeds from `seed` on."""
+    unbroken, corpus = runner.run_unbroken()
+    verdicts = []
+    for number in range(seed, seed + count):
+        verdict = runner.run_drawn(number, unbroken, corpus)
+        verdicts.append(verdict)
+        report(f"{verdict.fault}: {'; '.join(verdict.failures) or 'ok'} ({verdict.seconds:.0f} s)")
+        if verdict.failures:
+            report(f"once more: --random 1 --seed {number}")
     return verdicts
 
 

@@ -29,6 +29,7 @@ from rcdist.checkpoint.state import LoopState, SpikeState
 from rcdist.data.tokenizer import load_tokenizer
 from rcdist.errors import CheckpointError, DivergedError
 from rcdist.model.reservoir import ReservoirBank
+from rcdist.storage import say
 from rcdist.tracking.jsonl import MetricsLog
 from rcdist.tracking.ledger import Ledger
 from rcdist.tracking.provenance import redact_tree
@@ -109,7 +110,7 @@ class Checkpointer:
         known = {str(damage) for damage in resume.damaged} if resume else set()
         for damage in found.damaged if found else ():
             if str(damage) not in known:
-                print(f"skipped: {damage}", flush=True)
+                say(f"skipped: {damage}")
             folder = Path(str(damage.value))
             if folder.parent == self._run_dir and folder.exists():
                 set_aside(folder)
@@ -145,7 +146,7 @@ class Checkpointer:
                 f"one more step was skipped by step {step}, and there is no checkpoint from before to go back to",
                 "Lower optimizer.learning_rate, or set checkpoint.every_steps",
             )
-        self._faults.kill_at("rollback", step)
+        self._faults.strike("rollback", step)
         self._load(found, step)
         spikes.returned_to.append(found.manifest.step)
         # What was done since then is lost: it counts as the seconds of steps that a failure has cost.
@@ -163,13 +164,13 @@ class Checkpointer:
         found.check_reservoir(self._payload.bank_digest)  # to which every rank has proved its own
         # Without ZeRO every worker holds, and one has written, the whole state.
         if manifest.zero_stage == 0 or manifest.world_size == dist.get_world_size():
-            self._faults.kill_at("restore", step)
+            self._faults.strike("restore", step)
             self._engine.restore(found.folder)
             return
         context = ray.train.get_context()
         is_first = context.get_local_rank() == 0
         with converted(found.folder, node=context.get_node_rank(), is_first_of_node=is_first) as universal:
-            self._faults.kill_at("resize", step)
+            self._faults.strike("resize", step)
             self._engine.restore(universal, is_universal=True)
 
     def report(self, state: LoopState) -> None:
@@ -232,8 +233,8 @@ class Checkpointer:
 
         def write() -> None:
             try:
-                write_rank(folder, rank, contents, on_write=lambda: self._faults.kill_at("shard", step))
-                self._faults.kill_at("saving", step)
+                write_rank(folder, rank, contents, on_write=lambda: self._faults.strike("shard", step))
+                self._faults.strike("saving", step)
                 if manifest is not None:
                     write_manifest(folder, manifest)
                 if finish_save(folder) is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from rcdist.storage import LineFile
+from rcdist.storage import LineFile, say
 
 EVENTS = "events.jsonl"
 """File of a run with its events, one JSON object per line; MLflow gets it when the job ends."""
@@ -32,7 +32,7 @@ class Event(StrEnum):
 def log_event(run_dir: Path, step: int, event: Event, detail: str) -> None:
     """Print an event and append it to the file; rank 0 does, the others do nothing."""
     if dist.get_rank() == 0:
-        print(f"step {step}: {event}: {detail}", flush=True)
+        say(f"step {step}: {event}: {detail}")
         line = json.dumps({"time": time.time(), "step": step, "event": event, "detail": detail})
         _file_of(run_dir).append(line)
 

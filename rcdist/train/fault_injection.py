@@ -1,6 +1,7 @@
 """Inject a fault into a worker, for tests and rcdist/chaos; does nothing unless RCDIST_FAULT names one."""
 
 import contextlib
+import errno
 import math
 import os
 import signal
@@ -13,6 +14,7 @@ from rcdist.errors import ConfigError
 VARIABLE = "RCDIST_FAULT"
 PLACES = {
     "kill": ("forward", "optimizer", "shard", "saving", "rollback", "restore", "resize"),
+    "full": ("shard",),
     "nan": ("batch",),
     "spike": ("batch",),
 }
@@ -25,7 +27,8 @@ class InjectedFault:
     """Name a fault: `kind:place:step[-last][:rank]`, e.g. `kill:optimizer:7`, `spike:batch:20-28`, or several by comma.
 
     Attributes:
-        kind: kill: SIGKILL to the worker, once; nan, spike: the batch's loss is not finite, or 50 times too high.
+        kind: kill: SIGKILL to the worker, once; full: the disk has no room; nan, spike: the batch's loss is not finite,
+            or 50 times too high.
         place: before the forward pass, in the optimizer's step, in the middle of a checkpoint's file, after all of them
             are written, when training goes back to a checkpoint, before one is read, as it is or converted; or batch.
         first: step at which it happens, counted from 1.
@@ -72,11 +75,17 @@ class FaultInjector:
         self._faults = {number: fault for number, fault in enumerate(parsed) if fault.rank == rank}
         self._run_dir = run_dir
 
-    def kill_at(self, place: str, step: int) -> None:
-        """Kill this process if a fault names this place and step."""
+    def strike(self, place: str, step: int) -> None:
+        """Kill this process, or let its disk be full, if a fault names this place and step.
+
+        Raises:
+            OSError: the disk is full.
+        """
         for number, fault in self._faults.items():
-            if fault.kind != "kill" or (fault.place, fault.first) != (place, step):
+            if fault.place != place or not fault.first <= step <= fault.last:
                 continue
+            if fault.kind == "full":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             with contextlib.suppress(FileExistsError):
                 (self._run_dir / f"fault-{number}-happened").touch(exist_ok=False)
                 os.kill(os.getpid(), signal.SIGKILL)

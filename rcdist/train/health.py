@@ -8,11 +8,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rcdist.data.loader import MicroBatch
+from rcdist.errors import ClusterError
 from rcdist.model.bitlinear import BitLinear
 from rcdist.model.mlgru import MLGRU
 from rcdist.model.reservoir import ReservoirBank
 from rcdist.ops.quantise import absmean, ternary_codes
-from rcdist.train.broadcast import prove_matrix
+from rcdist.train.broadcast import compare_matrix
 from rcdist.train.engine import Engine
 
 _SAMPLE = 65_536
@@ -41,6 +42,8 @@ class Health:
         self._engine, self._bank = engine, bank
         self._digests = bank.digests()
         self._readings = 0
+        self.damage: ClusterError | None = None
+        """What the last reading has found wrong with a frozen matrix: the run must end, once that is recorded."""
         modules = dict(engine.module.named_modules())
         self._trained = {name: module for name, module in modules.items() if isinstance(module, BitLinear)}
         self._mixers = {name.rpartition(".")[0]: m for name, m in modules.items() if isinstance(m, MLGRU)}
@@ -51,15 +54,13 @@ class Health:
 
         Args:
             batch: of this rank; gates and states are measured on it.
-
-        Raises:
-            ClusterError: a frozen matrix is not what it was at the start; names both digests.
         """
         record: dict[str, float] = {}
         if self._digests:
             keys = list(self._digests)
             key = keys[self._readings % len(keys)]
-            prove_matrix(self._bank, key, self._digests[key])
+            self.damage = compare_matrix(self._bank, key, self._digests[key])
+            record["reservoir/digest_ok"] = float(self.damage is None)
         self._readings += 1
         for name, module in self._trained.items():
             with self._engine.gathered(module.weight):

@@ -19,6 +19,7 @@ from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import ReservoirBank
 from rcdist.ops.backend import describe_backend, force
 from rcdist.ops.host import prepare_host
+from rcdist.storage import say
 from rcdist.tracking.ledger import Ledger
 from rcdist.tracking.samples import SampleLog
 from rcdist.train.broadcast import receive_bank
@@ -51,10 +52,10 @@ def train_loop_per_worker(arguments: dict[str, Any]) -> None:
     if broadcast_object(read_stop(config.run_dir) is not None or is_stop_requested(config.run_dir)):
         return  # Ray has restarted the workers after an error that would only repeat: the driver raises it
     try:
-        bank = receive_bank(config, payload.bank_ref, payload.bank_digest)
+        bank, arrival = receive_bank(config, payload.bank_ref, payload.bank_digest)
         wire = WireMeter(bank.buffers())
         with wire.installed():
-            _train(payload, bank, wire, device, entered)
+            _train(payload, bank, arrival, wire, device, entered)
     except RcdistError as error:
         write_stop(config.run_dir, error)
         raise
@@ -63,7 +64,14 @@ def train_loop_per_worker(arguments: dict[str, Any]) -> None:
         raise
 
 
-def _train(payload: Payload, bank: ReservoirBank, wire: WireMeter, device: torch.device, entered: float) -> None:
+def _train(
+    payload: Payload,
+    bank: ReservoirBank,
+    arrival: dict[str, float],
+    wire: WireMeter,
+    device: torch.device,
+    entered: float,
+) -> None:
     config, rank, world_size = payload.config, dist.get_rank(), dist.get_world_size()
     model = LanguageModel(
         config.architecture,
@@ -94,13 +102,13 @@ def _train(payload: Payload, bank: ReservoirBank, wire: WireMeter, device: torch
     down_s = ledger_file.recover(ledger) if ledger_file else 0.0
     started_s = time.monotonic() - entered
     meter = Meter(config, payload.price, ledger, wire, world_size, device, ledger_file)
-    engine.before_update(lambda: faults.kill_at("optimizer", state.step + 1))
+    engine.before_update(lambda: faults.strike("optimizer", state.step + 1))
     guard = SpikeGuard(config.divergence, state.spikes)
     interrupts = Interrupts(config, ledger, payload.began + (config.train.max_wall_s or math.inf), rank)
     if rank == 0:
-        print(describe_backend(next(engine.module.parameters())), flush=True)
+        say(describe_backend(next(engine.module.parameters())))
     if rank == 0 and restored:
-        print(f"resumed from {restored.name} at step {state.step}, window {state.cursor}", flush=True)
+        say(f"resumed from {restored.name} at step {state.step}, window {state.cursor}")
 
     meter.charge("startup", extra_s=started_s)
     meter.charge("idle", extra_s=max(down_s - started_s, 0.0))
@@ -108,10 +116,10 @@ def _train(payload: Payload, bank: ReservoirBank, wire: WireMeter, device: torch
     samples = SampleLog(config.run_dir, started, rank) if config.tracking.log_samples else None
     last = config.train.steps
     while state.step < last:
-        meter.begin_step()
+        meter.begin_step(looks_inside=bool(arrival) or _is_due(state.step + 1, config.tracking.health_every_steps))
         batch = loader.next_step()
         limit = guard.limit()
-        faults.kill_at("forward", state.step + 1)
+        faults.strike("forward", state.step + 1)
         result = engine.train_step(
             faults.change(batch.micro_batches, state.step + 1),
             loader.global_tokens,
@@ -152,12 +160,14 @@ def _train(payload: Payload, bank: ReservoirBank, wire: WireMeter, device: torch
         save_due = is_urgent or _is_due(state.step, config.checkpoint.every_steps)
         is_early = state.step == _EARLY_RECORD
         if record or save_due or is_early or _is_due(state.step, config.train.log_every_steps):
-            # Proved when the bank was received and at every reading of the health: a difference raises.
-            record |= {"reservoir/digest_ok": 1.0, "wire/start_bytes": float(payload.start_bytes)}
+            record, arrival = arrival | record, {}  # what is said of the start is said once
             record |= {"train/epoch": state.cursor / train_corpus.num_windows(config.data.seq_len)}
             record |= {"train/rollbacks": float(state.spikes.rollbacks)}
             record |= meter.read(step=state.step, skipped_steps=state.skipped_steps)
             state.records.append({"step": state.step, "timestamp_ms": int(time.time() * 1000), **record})
+            if health.damage is not None:
+                checkpointer.report(state)
+                raise health.damage
             if save_due:
                 checkpointer.save(state, wait=is_urgent)
                 meter.charge("checkpoint")

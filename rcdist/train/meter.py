@@ -103,8 +103,13 @@ class Meter:
         self._charged_at = self._step_began = time.perf_counter()
         self._reset()
 
-    def begin_step(self) -> None:
-        """Start the clock of a step; evaluation, saving and reporting lie between two steps and do not slow it."""
+    def begin_step(self, *, looks_inside: bool) -> None:
+        """Start the clock of a step; evaluation, saving and reporting lie between two steps and do not slow it.
+
+        Args:
+            looks_inside: search what the step sends for frozen values.
+        """
+        self._wire.looks_inside = looks_inside
         self._charge(0, useful_s=0.0)
         self._wire.take()
         self._step_began = time.perf_counter()
@@ -112,7 +117,8 @@ class Meter:
     def _reset(self) -> None:
         self._step_s = self._data_wait_s = self._loss = 0.0
         self._num_steps = self._tokens = 0
-        self._trained_bytes = self._frozen_bytes = 0
+        self._sent_bytes = 0
+        self._frozen_bytes: int | None = None
         self._result: StepResult | None = None
 
     def count_step(self, result: StepResult, loader: Loader) -> None:
@@ -120,8 +126,10 @@ class Meter:
         step_s = time.perf_counter() - self._step_began
         self._step_s += step_s
         sent = self._wire.take()
-        self._trained_bytes += sent.trained
-        self._frozen_bytes += sent.frozen
+        self._sent_bytes += sent.trained + sent.frozen
+        if self._wire.looks_inside:
+            self._frozen_bytes = sent.frozen
+            self._wire.looks_inside = False
         self._data_wait_s += loader.wait_s
         self._loss += result.loss_nats
         self._num_steps += 1
@@ -174,11 +182,12 @@ class Meter:
             "perf/step_s": self._step_s / self._num_steps,
             "perf/data_wait_s": self._data_wait_s / self._num_steps,
             "perf/mfu": tokens_per_s * self._flops.train / (self._price.peak_flops * self._world_size),
-            "wire/bytes_per_step": (self._trained_bytes + self._frozen_bytes) / self._num_steps,
-            "wire/frozen_bytes_per_step": self._frozen_bytes / self._num_steps,
+            "wire/bytes_per_step": self._sent_bytes / self._num_steps,
             "memory/peak_bytes": float(_peak_bytes(self._device)),
             **self._ledger.record(),
         }
+        if self._frozen_bytes is not None:
+            record["wire/frozen_bytes_per_step"] = float(self._frozen_bytes)
         self._reset()
         return record
 

@@ -24,7 +24,6 @@ class Payload:
         price: what a device second costs.
         bank_ref: the packed bank in the object store; None: every worker regenerates it.
         bank_digest: of the bank as the driver built it.
-        start_bytes: bytes of the packed bank, 0 where it is regenerated.
         mlflow_run_id: that the records go to.
         began: Unix time of the job's start; it also names the job.
         resume: the proved checkpoint that the job starts from, None: from step 0.
@@ -35,7 +34,6 @@ class Payload:
     price: PriceRow
     bank_ref: "ray.ObjectRef[PackedBank] | None"
     bank_digest: str
-    start_bytes: int
     mlflow_run_id: str
     began: float
     resume: Found | None

@@ -16,7 +16,7 @@ from rcdist.model.bitlinear import FrozenLinear
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import ReservoirBank, build_bank
 from rcdist.train.broadcast import receive_bank
-from rcdist.train.wire import WireMeter
+from rcdist.train.wire import FrozenValues, WireMeter
 from tests.train.zero_worker import SEQ_LEN, WINDOWS, micro_batch, windows
 
 FAMILY_STEPS = 10
@@ -63,6 +63,7 @@ def train_steps(config: JobConfig, model: LanguageModel, wire: WireMeter, steps:
         engine = Engine(model, config, world_size=world_size, device=torch.device("cpu"))
         losses, sent = [], []
         wire.take()
+        wire.looks_inside = True
         for step in range(steps):
             rows = windows(step)[rank::world_size]
             batches = [micro_batch(row[None]) for row in rows]
@@ -142,12 +143,13 @@ def broadcast_loop(payload: dict[str, Any]) -> None:
     }
     for stage in (1, 2, 3):
         config = broadcast_job(stage)
-        bank = receive_bank(config, payload["bank_ref"], payload["bank_digest"])
+        bank, found["arrival"] = receive_bank(config, payload["bank_ref"], payload["bank_digest"])
         model = LanguageModel(config.architecture, bank, config.seed, separately=stage == 3)
         found[f"stage {stage}"] = train_steps(config, model, WireMeter(bank.buffers()), 3)
         found["resident bytes"] = sum(buffer.numel() * buffer.element_size() for buffer in bank.buffers())
-    bank = receive_bank(config, payload["bank_ref"], payload["bank_digest"])
+    bank, _ = receive_bank(config, payload["bank_ref"], payload["bank_digest"])
     model = LanguageModel(config.architecture, bank, config.seed, separately=True)
     found["parameter bytes"] = hold_as_parameters(model, bank)
+    found["known"] = FrozenValues(bank.buffers()).share
     found["parameters"] = train_steps(config, model, WireMeter(bank.buffers()), 3)
     Path(payload["result"], f"{dist.get_rank()}.json").write_text(json.dumps(found))

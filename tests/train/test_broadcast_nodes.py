@@ -80,6 +80,8 @@ def test_the_bank_crosses_between_nodes_once_in_two_bits(outcome: Outcome) -> No
     size = outcome.bank["bytes"]
     received = [outcome.moved(node, "Received") for node in (0, 1)]
     pushed = [outcome.moved(node, "PushedFromLocalPlasma") for node in (0, 1)]
+    stored = outcome.ranks[0]["arrival"]["wire/start_bytes"]
+    assert stored == pytest.approx(2 * size, rel=0.01)  # Ray's store: one copy on each node
     print(f"bank {size} bytes; received {received}, pushed {pushed}")
     # Two workers of the second node take it, in five calls each; besides only specs and Ray's own small objects.
     assert size <= received[1] < 1.1 * size
@@ -101,6 +103,8 @@ def test_afterwards_no_frozen_byte_is_sent_but_parameters_are(outcome: Outcome) 
         ours = rank["stage 3"]["sent"][-1]["trained"]
         ordinary = rank["parameters"]["sent"][-1]["trained"]
         print(f"stage 3: {ours} bytes per step with the bank, {ordinary} with frozen parameters")
-        # Each rank hands over its quarter of every frozen matrix at least once per step.
-        assert ordinary - ours >= rank["parameter bytes"] / 4
+        # Each rank hands over its quarter of every frozen matrix at least once per step, and is found out.
+        sent = rank["parameters"]["sent"][-1]
+        assert ordinary + sent["frozen"] - ours >= rank["parameter bytes"] / 4
+        assert sent["frozen"] >= 0.9 * rank["parameter bytes"] / 4 * rank["known"]
         assert rank["parameters"]["losses"][0] == pytest.approx(rank["stage 3"]["losses"][0], rel=1e-3)

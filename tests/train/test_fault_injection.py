@@ -40,5 +40,5 @@ def test_without_the_variable_nothing_happens(tmp_path: Path, monkeypatch: pytes
     faults = FaultInjector(tmp_path, rank=0)
     batches = [batch()]
     assert faults.change(batches, 1) is batches
-    faults.kill_at("forward", 1)
+    faults.strike("forward", 1)
     assert not list(tmp_path.iterdir())

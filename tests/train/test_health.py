@@ -32,7 +32,9 @@ def test_sampled_codes_are_those_of_the_whole_matrix() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["health-2", "health-3"])
 def test_readings_under_zero(zero: dict[str, Any], name: str) -> None:
-    first, second, refused = zero[name]
+    first, second, damaged, refused = zero[name]
+    digests = [reading["reservoir/digest_ok"] for reading in (first, second, damaged)]
+    assert digests == [1.0, 1.0, 0.0]
     stage = int(name[-1])
     model = build_model(job(stage))
     weights = {name.removesuffix(".weight"): p for name, p in model.named_parameters() if "_proj.weight" in name}

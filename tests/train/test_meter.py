@@ -51,8 +51,9 @@ def run_step(
     *,
     applied: bool = True,
     wait_s: float = 0.0,
+    looks_inside: bool = False,
 ) -> None:
-    meter.begin_step()
+    meter.begin_step(looks_inside=looks_inside)
     clock[0] += seconds
     sent.append(WireBytes(trained=50, frozen=2))
     meter.count_step(StepResult(loss, 0.5, applied=applied), Batches(wait_s=wait_s))  # type: ignore[arg-type]
@@ -61,7 +62,7 @@ def run_step(
 def test_a_record_is_the_mean_of_its_steps(clock: list[float], sent: list[WireBytes]) -> None:
     ledger, price = Ledger(), resolve_price(CONFIG.cost, None, 1.0)
     meter = Meter(CONFIG, price, ledger, WireMeter([]), 2, torch.device("cpu"))
-    run_step(meter, clock, sent, 1.0, 4.0, wait_s=0.01)
+    run_step(meter, clock, sent, 1.0, 4.0, wait_s=0.01, looks_inside=True)
     clock[0] += 7.0  # an evaluation: paid for, but no part of a step
     run_step(meter, clock, sent, 3.0, 2.0, wait_s=0.01)
     record = meter.read(step=2, skipped_steps=1)
@@ -76,7 +77,9 @@ def test_a_record_is_the_mean_of_its_steps(clock: list[float], sent: list[WireBy
     assert record["cost/device_s"] == 2 * 11.0
     assert record["cost/goodput"] == pytest.approx((4 - 0.02) / 11)
     run_step(meter, clock, sent, 1.0, 1.0)
-    assert meter.read(step=3, skipped_steps=1)["train/loss_mean_nats"] == 1.0
+    record = meter.read(step=3, skipped_steps=1)
+    assert record["train/loss_mean_nats"] == 1.0
+    assert "wire/frozen_bytes_per_step" not in record  # nobody has looked
 
 
 def test_waiting_is_charged_as_what_it_was(clock: list[float], sent: list[WireBytes]) -> None:

@@ -131,6 +131,7 @@ def _train_and_count(config: JobConfig, model: LanguageModel, wire: WireMeter) -
     engine = Engine(model, config, world_size=dist.get_world_size(), device=torch.device("cpu"))
     losses, sent = [], []
     wire.take()
+    wire.looks_inside = True
     for step in range(NUM_STEPS):
         result = engine.train_step(
             own_batches(step),
@@ -195,7 +196,6 @@ def _train_through_nan(engine: Any) -> tuple[list[bool], list[float], list[float
 
 def read_health(config: JobConfig) -> list[dict[str, float]]:
     """Read the health, change one weight's sign on every rank, read again, then damage a frozen byte on rank 1."""
-    from rcdist.errors import ClusterError
     from rcdist.train.engine import Engine
     from rcdist.train.health import Health
 
@@ -209,10 +209,8 @@ def read_health(config: JobConfig) -> list[dict[str, float]]:
     if dist.get_rank() == 1:
         for buffer in model.bank.buffers():
             buffer.view(-1)[0] += 1
-    try:
-        health.read(batch)
-    except ClusterError as error:
-        readings.append({str(error): 1.0})
+    readings.append(health.read(batch))
+    readings.append({str(health.damage): 1.0})
     return readings
 
 
