@@ -1,9 +1,14 @@
 """What happened in a job decides its exit code, and the cause is found wherever Ray has put it."""
 
+import contextlib
+import logging
+import sys
+
 import pytest
 
 from rcdist.errors import ClusterError, ConfigError
 from rcdist.exits import find_cause, run_main
+from rcdist.launch import printed_log
 
 
 @pytest.mark.parametrize(
@@ -34,3 +39,18 @@ def test_the_cause_is_found_inside_what_ray_train_raises() -> None:
     inner = ConfigError("a", 1, "wrong", "Mend it")
     assert find_cause(WorkerGroupError("worker failed", {1: inner})) is inner
     assert find_cause(ValueError("other")) is None
+
+
+def test_a_full_disk_behind_the_output_hides_neither_error_nor_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        monkeypatch.setattr(sys, "stdout", full)
+
+        def main(_: list[str]) -> None:
+            with printed_log():
+                logging.getLogger("rcdist").warning("nobody can read this")
+            raise ConfigError("a", 1, "wrong", "Right it")
+
+        assert run_main(main, []) == 2
+        with contextlib.suppress(OSError):
+            full.flush()

@@ -101,22 +101,27 @@ def random_tokens(model: ModelConfig, batch: int, length: int, device: torch.dev
     return torch.randint(model.vocab_size, (batch, length + 1), generator=generator).to(device)
 
 
+def faster_dtype(kind: str, make: Callable[[torch.dtype], nn.Module], tokens: Tensor) -> torch.dtype:
+    """Return the dtype in which a training step of a model takes less time, each tried twice."""
+    # Where a processor has no bfloat16, a step of the others in it takes minutes.
+    candidates = [torch.float32, torch.bfloat16] if tokens.device.type == "cuda" or has_bf16() else [torch.float32]
+    timed = {}
+    for dtype in candidates:
+        step = training_step(kind, make(dtype), tokens)
+        timed[dtype] = min(time_once(step), time_once(step))
+        del step
+    return min(timed, key=lambda dtype: timed[dtype])
+
+
 def measure_step(
     model: ModelConfig, batch: int, length: int, pairs: int, device: torch.device, others: tuple[str, ...]
 ) -> dict[str, Any]:
     """Time our baseline's step over the plain port's and a Llama's, each in its faster dtype."""
     tokens = random_tokens(model, batch, length, device)
     arms: dict[str, Callable[[], object]] = {}
-    # Where a processor has no bfloat16, a step of the others in it takes minutes.
-    candidates = [torch.float32, torch.bfloat16] if device.type == "cuda" or has_bf16() else [torch.float32]
     dtypes, sizes = {}, {}
     for kind in ("ours", *others):
-        timed = {}
-        for dtype in candidates:
-            step = training_step(kind, build(kind, model, device, dtype), tokens)
-            timed[dtype] = min(time_once(step), time_once(step))
-            del step
-        best = min(timed, key=lambda dtype: timed[dtype])
+        best = faster_dtype(kind, partial(build, kind, model, device), tokens)
         chosen = build(kind, model, device, best)
         dtypes[kind], sizes[kind] = str(best).removeprefix("torch."), sum(p.numel() for p in chosen.parameters())
         arms[kind] = training_step(kind, chosen, tokens)
@@ -165,10 +170,13 @@ def _memory(field: str) -> int:
 def measure_deltas(
     model: ModelConfig, reservoir: ReservoirConfig, batch: int, length: int, pairs: int, device: torch.device
 ) -> dict[str, Any]:
-    """Compare a plan with plan T: stored parameters, training step, prefill and decode."""
-    dtype, baseline = torch.bfloat16, ReservoirConfig(plan="T")
+    """Compare a plan with plan T, each in the dtype in which its training step is faster: stored parameters, training
+    step, prefill and decode."""
+    baseline = ReservoirConfig(plan="T")
     tokens = random_tokens(model, batch, length, device)
-    built = {name: build_ours(model, plan, device, dtype) for name, plan in (("plan", reservoir), ("T", baseline))}
+    makers = {name: partial(build_ours, model, plan, device) for name, plan in (("plan", reservoir), ("T", baseline))}
+    dtypes = {name: faster_dtype("ours", make, tokens) for name, make in makers.items()}
+    built = {name: make(dtypes[name]) for name, make in makers.items()}
     steps: dict[str, Callable[[], object]] = {name: training_step("ours", m, tokens) for name, m in built.items()}
     train = measure_pairs(steps, pairs)
     with torch.no_grad():
@@ -188,6 +196,7 @@ def measure_deltas(
         decoded = measure_pairs({name: partial(decode, name) for name in built}, pairs)
     counts = [count_parameters(Architecture(model, plan)).stored for plan in (reservoir, baseline)]
     found: dict[str, Any] = {"parameters": {"plan": counts[0], "T": counts[1], "ratio": counts[0] / counts[1]}}
+    found["dtype"] = {name: str(dtype).removeprefix("torch.") for name, dtype in dtypes.items()}
     for name, seconds in (("train", train), ("prefill", filled), ("decode", decoded)):
         medians = {arm: sorted(times)[len(times) // 2] for arm, times in seconds.items()}
         found[name] = {"ratio": ratio(seconds["plan"], seconds["T"]), "median_s": medians}

@@ -186,7 +186,7 @@ def _prepare_mlflow(timeout_s: float) -> None:
 
     assert mlflow.__version__
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is said once, in one line, by ours
 
 
 def _ensure_experiment(uri: str, name: str) -> tuple["MlflowClient", str]:

@@ -72,6 +72,22 @@ def check_scan(
         assert_near(found, expected, TOLERANCE[dtype], "states")
 
 
+def check_extreme_gates(backend: Choice) -> None:
+    """A lower bound of exactly 1 has finite gradients; a gate or candidate that is NaN makes the state NaN."""
+    pf, pc = leaf(2, 37, 5, dtype=torch.float32), leaf(2, 37, 5, dtype=torch.float32)
+    gamma = torch.tensor([0.0, 0.5, 1.0, 1.0, 0.9]).requires_grad_()
+    compare(backend, lambda: gated_scan(pf, pc, gamma), [pf, pc, gamma], torch.float32)
+    for poisoned in (pf, pc):
+        with torch.no_grad():
+            kept = poisoned[0, 20, 1].clone()
+            poisoned[0, 20, 1] = float("nan")
+            with forced(backend):
+                h, last = gated_scan(pf, pc, gamma)
+            poisoned[0, 20, 1] = kept
+        assert h[0, 20:, 1].isnan().all() and last[0, 1].isnan()
+        assert h[0, :20].isfinite().all() and h[1].isfinite().all() and h[0, :, 2:].isfinite().all()
+
+
 def make_bank(letter: str, topology: str, width: int, glu_width: int) -> ReservoirBank:
     config = ReservoirConfig(plan=letter + "@a", topology=topology, block_size=8)
     bank = build_bank(Architecture(ModelConfig(num_layers=1, width=width, glu_width=glu_width), config))

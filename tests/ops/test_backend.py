@@ -8,8 +8,12 @@ import torch
 
 from rcdist.ops import native
 from rcdist.ops.backend import backend_of, force, forced
+from rcdist.ops.cross_entropy import linear_cross_entropy
+from rcdist.ops.native import observers
 from rcdist.ops.norm import add_norm_quantise
 from rcdist.ops.processor import limited
+from rcdist.ops.project import Trained, project
+from rcdist.ops.scan import gated_scan
 from tests.ops import cases
 from tests.ops.backends import X86
 
@@ -72,8 +76,58 @@ def test_project(dtype: torch.dtype, letter: str, topology: str, gain: bool) -> 
     cases.check_project("cpu", dtype, letter, topology, gain=gain)
 
 
-def test_project_with_a_gain_of_zero() -> None:
-    cases.check_project("cpu", torch.float32, "G", "hadamard", gain=True, zero_gain=True)
+@pytest.mark.parametrize(("letter", "topology"), [("G", "hadamard"), ("c", "dense")])
+def test_project_with_a_gain_of_zero(letter: str, topology: str) -> None:
+    cases.check_project("cpu", torch.float32, letter, topology, gain=True, zero_gain=True)
+
+
+def test_a_lower_bound_of_one_and_a_gate_that_is_nan() -> None:
+    cases.check_extreme_gates("cpu")
+
+
+EMPTY = {
+    "scan of no sequence": lambda: gated_scan(leaf(0, 5, 8), leaf(0, 5, 8), leaf(8)),
+    "scan of no time": lambda: gated_scan(leaf(2, 0, 8), leaf(2, 0, 8), leaf(8)),
+    "product": lambda: project(add_norm_quantise(leaf(0, 16), None, leaf(16), 1e-6)[1], [Trained(leaf(8, 16))]),
+    "loss": lambda: [
+        linear_cross_entropy(
+            add_norm_quantise(leaf(0, 16), None, leaf(16), 1e-6)[1], Trained(leaf(32, 16)), torch.empty(0).long()
+        )
+    ],
+}
+
+
+def leaf(*shape: int) -> torch.Tensor:
+    return torch.rand(shape, requires_grad=True)
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_batch_is_no_crash(name: str) -> None:
+    with forced("cpu"):
+        outputs = EMPTY[name]()
+    sum(output.sum() for output in outputs).backward()
+
+
+@pytest.mark.parametrize("target", [-1, 32, 10**9])
+def test_a_target_beyond_the_vocabulary_is_an_error(target: int) -> None:
+    tokens = add_norm_quantise(leaf(4, 16), None, leaf(16), 1e-6)[1]
+    with forced("cpu"), pytest.raises(IndexError, match=r"a target is not in \[0, 32\)"):
+        linear_cross_entropy(tokens, Trained(leaf(32, 16)), torch.tensor([1, 2, 3, target]))
+
+
+def test_without_gradient_the_loss_multiplies_once() -> None:
+    tokens, head = add_norm_quantise(leaf(4, 16), None, leaf(16), 1e-6)[1], Trained(leaf(32, 16))
+    products: list[str] = []
+    observers.append(lambda kernel, _: products.append(kernel))
+    try:
+        with forced("cpu"), torch.no_grad():
+            linear_cross_entropy(tokens, head, torch.tensor([1, 2, 3, 4]))
+            without = list(products)
+        with forced("cpu"):
+            linear_cross_entropy(tokens, head, torch.tensor([1, 2, 3, 4]))
+    finally:
+        observers.pop()
+    assert "scale_rows" not in without and "scale_rows" in products[len(without) :]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -55,6 +55,15 @@ def test_project(dtype: torch.dtype, letter: str, topology: str, gain: bool) -> 
     cases.check_project("triton", dtype, letter, topology, gain=gain)
 
 
+def test_a_lower_bound_of_one_and_a_gate_that_is_nan() -> None:
+    cases.check_extreme_gates("triton")
+
+
+@pytest.mark.parametrize(("letter", "topology"), [("G", "hadamard"), ("c", "dense")])
+def test_project_with_a_gain_of_zero(letter: str, topology: str) -> None:
+    cases.check_project("triton", torch.float32, letter, topology, gain=True, zero_gain=True)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("letter", ["c", "G", "D"])
 def test_hadamard(dtype: torch.dtype, letter: str) -> None:
