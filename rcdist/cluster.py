@@ -150,6 +150,8 @@ def worker_environment(workers: Workers) -> dict[str, str]:
         "OMP_NUM_THREADS": str(max(int(workers.cpus_per_worker), 1)),
         "TOKENIZERS_PARALLELISM": "false",
         "DEEPSPEED_LOG_LEVEL": "warning",
+        # Its warnings are of host names that cannot be looked up; what ends a worker is an exception as well.
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
         # DeepSpeed calls collectives under names that torch 2.13 has renamed: one warning per call site and worker.
         "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",
     }

@@ -84,7 +84,8 @@ def fit(payload: "Payload", workers: Workers, callbacks: Sequence[UserCallback] 
             # Ray counts pre-emption with notice apart, and retries after it without limit.
             failure_config=ray.train.FailureConfig(max_failures=config.cluster.max_failures),
             worker_runtime_env={"env_vars": worker_environment(workers)},
-            logging_config=ray.train.LoggingConfig(log_level="WARNING"),
+            # At WARNING it prints a traceback for every worker that was lost, besides the line that says so.
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
     try:

@@ -1,6 +1,7 @@
 """A run from settings to result: with real data, record and MLflow; with Ray Train itself where it is slow."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -11,15 +12,20 @@ from typing import Any
 
 import pytest
 import ray.train
+import torch
 from mlflow import MlflowClient
 
 from rcdist import launch as module
 from rcdist import trainer
-from rcdist.checkpoint.manifest import CONFIG
+from rcdist.checkpoint.manifest import CONFIG, MANIFEST
 from rcdist.cluster import Workers, planned_workers
 from rcdist.config import JobConfig
+from rcdist.config.job import CheckpointConfig
+from rcdist.data.prepare import prepare_corpora
 from rcdist.errors import EXIT_DONE, BudgetError, CheckpointError, ConfigError, DivergedError, RcdistError
 from rcdist.launch import RunResult, launch, run
+from rcdist.lease import Lease
+from rcdist.model.reservoir import build_bank
 from rcdist.record import is_complete
 from rcdist.tracking.jsonl import LogRecord, MetricsLog
 from rcdist.tracking.ledger import Ledger
@@ -190,6 +196,65 @@ def test_nothing_is_written_for_settings_that_cannot_work(config: JobConfig) -> 
     with pytest.raises(ConfigError, match="train_batch_size"):
         run(config)
     assert not config.run_dir.exists()
+
+
+def test_a_run_that_is_held_is_refused_and_left_alone(config: JobConfig) -> None:
+    with Lease(config.run_dir, config.name):
+        before = list(config.run_dir.iterdir())
+        with pytest.raises(ConfigError, match=f"the run is held by process {os.getpid()} on "):
+            run(config)
+        assert list(config.run_dir.iterdir()) == before
+
+
+def leave_parent(config: JobConfig, digest: str) -> tuple[JobConfig, Path]:
+    """Leave a checkpoint of another run; return the settings of a run that starts from it."""
+    bank = build_bank(config.architecture)
+    parent = config.storage / "runs" / f"{config.name}-parent"
+    folder = make_checkpoint(parent, 1)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    data = prepare_corpora(config, lambda line: None)
+    manifest |= {"reservoir": {"digest": digest or bank.digest()}}
+    manifest |= {"tokenizer_digest": data.tokenizer_digest, "data_digest": data.train.digest}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    files: dict[str, Any] = json.loads((folder / "files-00000.json").read_text())
+    torch.save({"weights": torch.ones(3)}, folder / "zero" / "rank0.pt")
+    (folder / CONFIG).write_text(config.model_dump_json())
+    for name in ("zero/rank0.pt", CONFIG):
+        content = (folder / name).read_bytes()
+        files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    (folder / "files-00000.json").write_text(json.dumps(files))
+    (folder / "files-00001.json").write_text("{}")
+    (folder / "zero" / "rank1.pt").unlink()
+    return config.model_copy(update={"checkpoint": CheckpointConfig(resume_from=str(parent))}), folder
+
+
+def test_a_start_from_another_run_reads_a_copy_that_nobody_else_can_change(
+    config: JobConfig, fit: Callable[[Fit], None]
+) -> None:
+    child, folder = leave_parent(config, digest="")
+    seen: list[tuple[Path, int]] = []
+
+    def look(payload: Payload) -> None:
+        assert payload.resume is not None
+        copy = payload.resume.folder
+        seen.append((copy, copy.parent.stat().st_mode & 0o777))
+        assert (copy / "zero" / "rank0.pt").read_bytes() == (folder / "zero" / "rank0.pt").read_bytes()
+        train(payload)
+
+    fit(look)
+    assert run(child).status == "FINISHED"
+    ((copy, mode),) = seen
+    assert copy.parent.parent == child.run_dir and mode == 0o700 and not copy.exists() and folder.exists()
+
+
+def test_weights_of_another_reservoir_are_refused_before_anything_is_written(
+    config: JobConfig, fit: Callable[[Fit], None]
+) -> None:
+    fit(train)
+    child, _ = leave_parent(config, digest="deadbeef" * 8)
+    with pytest.raises(CheckpointError, match="its reservoir has digest deadbeef"):
+        run(child)
+    assert not child.run_dir.exists()
 
 
 class Callback(ray.train.UserCallback):

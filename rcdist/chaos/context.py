@@ -55,7 +55,7 @@ class Context:
         self.verdict.expect(ended.code == code, f"exit code {ended.code}, not {code}: {tail}")
         for word in words:
             self.verdict.expect(word in ended.output, f"no {word!r} in the output: {tail}")
-        bare = [line for line in ended.output.splitlines() if line.startswith("Traceback")]
+        bare = [line for line in ended.output.splitlines() if line.startswith(("Traceback", "*** SIG"))]
         self.verdict.expect(not bare, f"a traceback in the output: {tail}")
 
     def judge(self, *more: str, is_same: bool = True, tolerance: float = 0.0, until: int | None = None) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from rcdist.checkpoint.manifest import ZERO_FOLDER
+from rcdist.checkpoint.untrusted import refuse_code
 from rcdist.errors import CheckpointError
 
 
@@ -61,6 +62,10 @@ def _convert(folder: Path) -> _Conversion:
         target = Path(tempfile.mkdtemp(prefix="rcdist-universal-"))
     except OSError as error:
         return _Conversion(Path(tempfile.gettempdir()) / "none", f"{tempfile.gettempdir()}: {error.strerror}")
+    try:
+        refuse_code(folder)
+    except CheckpointError as error:
+        return _Conversion(target, str(error))
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
     command += ["--input_folder", str(folder / ZERO_FOLDER), "--output_folder", str(target / ZERO_FOLDER)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -77,7 +77,7 @@ class FrozenValues:
         self.share = min(_MOST_VALUES / total, 1.0) if total else 1.0
         """Of the bank's values, how many are known."""
         generator = torch.Generator("cpu").manual_seed(0)
-        self._weights = torch.randint(-(2**62), 2**62, (_WINDOW,), generator=generator)
+        self._weights = torch.randint(-(2**62), 2**62, (_WINDOW,), generator=generator, device="cpu")
         found = [self._of_every_window(piece) for tensor in tensors for piece in self._sample(tensor)]
         self._known = torch.cat(found).unique() if found else torch.empty(0, dtype=torch.int64)
 
