@@ -87,6 +87,12 @@ class LineFile:
     def append(self, line: str) -> None:
         """Write a line through to the file, after those that wait."""
         self._waiting.append(line)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, if there is room now."""
+        if not self._waiting:
+            return
         try:
             # A write that broke off has left half a line behind.
             with self.path.open("a+b", buffering=0) as file:

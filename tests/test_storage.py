@@ -67,6 +67,8 @@ def test_lines_wait_for_room_in_their_order(tmp_path: Path, caplog: pytest.LogCa
     lines.append("3")
     path.unlink()
     (tmp_path / "kept").rename(path)
+    lines.flush()
+    assert path.read_text() == "1\n2\n3\n"
     lines.append("4")
     assert path.read_text() == "1\n2\n3\n4\n" and "its lines wait in memory" in caplog.text
 

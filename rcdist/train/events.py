@@ -37,6 +37,11 @@ def log_event(run_dir: Path, step: int, event: Event, detail: str) -> None:
         _file_of(run_dir).append(line)
 
 
+def flush_events(run_dir: Path) -> None:
+    """Write events that wait for room on the disk, if there is some now."""
+    _file_of(run_dir).flush()
+
+
 @cache
 def _file_of(run_dir: Path) -> LineFile:
     return LineFile(run_dir / EVENTS)

@@ -30,7 +30,7 @@ from rcdist.train.deepspeed_config import split_batch
 from rcdist.train.divergence import SpikeGuard, describe_limit
 from rcdist.train.engine import Engine, StepResult
 from rcdist.train.evaluate import evaluate
-from rcdist.train.events import Event, log_event
+from rcdist.train.events import Event, flush_events, log_event
 from rcdist.train.fault_injection import FaultInjector
 from rcdist.train.health import Health
 from rcdist.train.meter import LedgerFile, Meter
@@ -163,6 +163,7 @@ def _train(
             record, arrival = arrival | record, {}  # what is said of the start is said once
             record |= {"train/epoch": state.cursor / train_corpus.num_windows(config.data.seq_len)}
             record |= {"train/rollbacks": float(state.spikes.rollbacks)}
+            flush_events(config.run_dir)
             record |= meter.read(step=state.step, skipped_steps=state.skipped_steps)
             state.records.append({"step": state.step, "timestamp_ms": int(time.time() * 1000), **record})
             if health.damage is not None:
@@ -178,6 +179,7 @@ def _train(
         if is_ending:
             break
     loader.close()
+    flush_events(config.run_dir)
     if ledger_file is not None:
         ledger_file.write(ledger, now=True)
 
