@@ -1,5 +1,6 @@
 """Read a checkpoint that another number of workers wrote: convert it once per node, into a folder of that node."""
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -58,8 +59,12 @@ class _Conversion:
 
 def _convert(folder: Path) -> _Conversion:
     """Write the universal form."""
+    # A run has one owner: what bears its name here was left by a worker that was killed.
+    prefix = f"rcdist-universal-{hashlib.sha256(str(folder.parent).encode()).hexdigest()[:16]}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
     try:
-        target = Path(tempfile.mkdtemp(prefix="rcdist-universal-"))
+        target = Path(tempfile.mkdtemp(prefix=prefix))
     except OSError as error:
         return _Conversion(Path(tempfile.gettempdir()) / "none", f"{tempfile.gettempdir()}: {error.strerror}")
     try:
