@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from rcdist.checkpoint.find import Found
@@ -29,6 +30,7 @@ _EXPECTED = {
 
 def expected_classes() -> list[Any]:
     """Import the classes that DeepSpeed's files may hold instances of, for torch's restricted unpickler."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")  # or it looks, and says so
     return [getattr(importlib.import_module(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in _EXPECTED]
 
 
