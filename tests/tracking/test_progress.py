@@ -50,6 +50,14 @@ def test_time_left_is_that_of_this_start_and_includes_what_lies_between_steps() 
     assert "left" not in progress.format_line(LogRecord(200, 1_300_000, RECORD))
 
 
+def test_time_left_leaves_out_the_time_without_workers() -> None:
+    progress, after = Progress(200), RECORD | {"cost/startup_device_s": 30.0}
+    progress.format_line(LogRecord(110, 1_000_000, RECORD))
+    # Ten steps later, and 10 minutes: workers were replaced, and steps still take 2 s.
+    assert progress.format_line(LogRecord(120, 1_630_000, after)).endswith("left 2m40s")
+    assert progress.format_line(LogRecord(130, 1_660_000, after)).endswith("left 3m30s")  # 70 steps of 3 s
+
+
 def test_the_table_is_plain_has_what_the_run_has_and_keeps_paths_whole() -> None:
     metrics = {"cost/usd": 0.00173, "eval/bits_per_byte": 1.98764, "yardstick/gzip_bits_per_byte": 2.5}
     path = "/storage/" + "long/" * 60 + "step-00000400"
