@@ -241,6 +241,8 @@ class Checkpointer:
                     prune_checkpoints(self._run_dir, settings.keep_latest, settings.keep_every_steps)
             except OSError as error:
                 writing.failure = f"rank {rank}: {error.filename or folder}: {error.strerror or error}"
+            except Exception as error:  # nobody else would hear of it
+                writing.failure = f"rank {rank}: {type(error).__name__}: {error}"
 
         thread = threading.Thread(target=write, daemon=True, name="checkpoint")
         writing = self._writing = _Writing(step, folder, thread, len(state.records))

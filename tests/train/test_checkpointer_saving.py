@@ -159,3 +159,11 @@ def test_going_back_waits_for_the_first_save(
     threading.Timer(0.2, gate.set).start()
     checkpointer.go_back(9, SpikeState(), 6)
     assert restored == [checkpoint_name(4)]
+
+
+def test_whatever_else_goes_wrong_in_the_writing_thread_is_told(
+    checkpointer: Checkpointer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "write_manifest", lambda *_: 1 / 0)
+    checkpointer.save(copy.deepcopy(STATE), wait=False)
+    assert checkpointer.settle() == "rank 0: ZeroDivisionError: division by zero"
