@@ -45,8 +45,10 @@ class Lease:
         self._path: Path | None = None
         self._released = threading.Event()
         self._is_lost = False
+        self._made: list[Path] = []
 
     def __enter__(self) -> "Lease":
+        self._made = [folder for folder in (self._run_dir, self._run_dir.parent) if not folder.exists()]
         self._run_dir.mkdir(parents=True, exist_ok=True)
         while self._path is None:
             newest = _newest(self._run_dir)
@@ -67,7 +69,9 @@ class Lease:
         if self._path is not None and not self.is_lost:
             with contextlib.suppress(OSError):
                 self._path.unlink()
-                self._run_dir.rmdir()  # unless there is something in it
+            with contextlib.suppress(OSError):
+                for folder in self._made:
+                    folder.rmdir()  # unless there is something in it
 
     @property
     def is_lost(self) -> bool:
