@@ -124,8 +124,9 @@ def _strike(context: Context, process: subprocess.Popen[str], strikes: list[Stri
                 size = 1 + 2 * strike.rank
             elif strike.kind == "damage":
                 time.sleep(3.0)  # the workers of a killed driver end some moments after it
-                for folder in find_checkpoints(context.run_dir)[1:][:1] and find_checkpoints(context.run_dir)[:1]:
-                    flip_bit(shard_of(folder))
+                folders = find_checkpoints(context.run_dir)
+                if len(folders) > 1:  # with the only one damaged the run could not go on
+                    flip_bit(shard_of(folders[0]))
     return size
 
 
