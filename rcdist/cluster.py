@@ -45,11 +45,15 @@ def preserved_environment() -> Iterator[None]:
 
 
 @contextmanager
-def ray_session(config: JobConfig) -> Iterator[None]:
+def ray_session(config: JobConfig, *, log_to_driver: bool = True) -> Iterator[None]:
     """Connect to the cluster of the job, or start a local Ray that ends with this process.
 
     A Ray that is already initialised in this process is used and left running. A cluster that merely runs on this
     machine is not joined: only `cluster.address` or RAY_ADDRESS, which `ray job submit` sets, name one.
+
+    Args:
+        config: the job.
+        log_to_driver: print here what workers print.
     """
     import ray
 
@@ -58,14 +62,21 @@ def ray_session(config: JobConfig) -> Iterator[None]:
         return
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
     if address:
-        ray.init(address=address, logging_level="WARNING")
+        ray.init(address=address, logging_level="WARNING", log_to_driver=log_to_driver)
     else:
         cpus = max(os.cpu_count() or 1, WORKERS_ON_CPU)
         # With the dashboard, on loopback, because Ray Train's clean-up of placement groups asks its State API. It would
         # look for one, and take none where several runs have a Ray each: all that Ray starts inherits where ours is.
         (port,) = free_ports(1)
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-        ray.init(address="local", num_cpus=cpus, include_dashboard=True, dashboard_port=port, logging_level="WARNING")
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=True,
+            dashboard_port=port,
+            logging_level="WARNING",
+            log_to_driver=log_to_driver,
+        )
     if threading.current_thread() is threading.main_thread():
         # Ray's native handler of SIGTERM prints a stack trace, and aborts the process 3 s later.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)

@@ -2,10 +2,12 @@
 
 # RcdistError
 #   ConfigError      a setting is wrong (exit 2)
+#     HeldError      another job holds the run (exit 2)
 #   DataError        a corpus or tokenizer cannot be used (exit 2)
 #   CheckpointError  a checkpoint is damaged or belongs to something else (exit 2)
 #   ClusterError     the cluster cannot run this (exit 3)
 #   BudgetError      the money, device seconds or wall time allowed are used up (exit 4)
+#     DominatedError a trial of a search cannot reach the front any more (exit 4)
 #   DivergedError    the loss is not finite or has run away, and the policy is to stop (exit 5)
 #   RetriesError     workers failed more often than allowed (exit 6)
 
@@ -50,6 +52,10 @@ class ConfigError(RcdistError, ValueError):
     exit_code = EXIT_BAD_CONFIG
 
 
+class HeldError(ConfigError):
+    """Report a run that another job holds."""
+
+
 class DataError(RcdistError):
     """Report a corpus, token shard or tokenizer that cannot be used."""
 
@@ -72,6 +78,10 @@ class BudgetError(RcdistError):
     """Report that a run has used up what it was allowed; its newest checkpoint stands."""
 
     exit_code = EXIT_BUDGET
+
+
+class DominatedError(BudgetError):
+    """Report a trial that is stopped because its lower bound is dominated; its newest checkpoint stands."""
 
 
 class DivergedError(RcdistError):

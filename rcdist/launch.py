@@ -5,7 +5,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from rcdist.config.cli import dump_config
 from rcdist.config.plan import RESERVOIR_LETTER
 from rcdist.data.prepare import PreparedData, prepare_corpora
 from rcdist.data.yardsticks import yardsticks_of
-from rcdist.errors import EXIT_DONE, BudgetError, RcdistError
+from rcdist.errors import EXIT_DONE, BudgetError, ConfigError, RcdistError
 from rcdist.estimate import describe_cost, format_cost, format_run
 from rcdist.exits import find_cause
 from rcdist.lease import Lease
@@ -53,7 +53,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("rcdist")
 
 
-def run(config: JobConfig, *, callbacks: "Sequence[UserCallback]" = (), on_record: OnRecord | None = None) -> RunResult:
+def run(
+    config: JobConfig,
+    *,
+    callbacks: "Sequence[UserCallback]" = (),
+    on_record: OnRecord | None = None,
+    tags: Mapping[str, str] | None = None,
+    here: bool = False,
+) -> RunResult:
     """Run, or continue, one pre-training job to its end; blocks.
 
     The run is held (see Lease) for as long. Nothing else is written into its folder, and no worker is asked for, before
@@ -66,6 +73,8 @@ def run(config: JobConfig, *, callbacks: "Sequence[UserCallback]" = (), on_recor
         config: the run.
         callbacks: for Ray Train's controller, as a TuneReportCallback.
         on_record: called in this thread with each new record.
+        tags: of the run in MLflow, besides its plan.
+        here: train in this process, as the only worker, instead of starting one: what a search's short runs are for.
 
     Returns:
         How it ended, also if it ended by a RcdistError after it had started.
@@ -87,26 +96,29 @@ def run(config: JobConfig, *, callbacks: "Sequence[UserCallback]" = (), on_recor
             resume = find_resume(config)
             check_server(config.tracking_uri, config.tracking.experiment, config.tracking.timeout_s)
             if resume and resume.manifest.step >= config.train.steps:
-                return _complete(config, resume)
+                return _complete(config, resume, tags)
             if is_local(config) and not torch.cuda.is_available():
                 # The workers need the kernels: compiled while Ray starts and the corpora are tokenised.
                 threading.Thread(target=native.is_available, daemon=True, name="compile").start()
             with ray_session(config):
                 workers = resolve_workers(config)
+                if here and workers.num_workers > 1:
+                    raise ConfigError("cluster.num_workers", workers.num_workers, "one process is one worker", "Use 1")
                 gpu = gpu_name() if workers.use_gpu else None
                 price = resolve_price(config.cost, gpu, config.cluster.cpus_per_worker)
                 data = prepare_corpora(config, logger.info)
                 if resume:
                     check_data(resume, data)
                 logger.info(format_run(config, workers, price, data))
-                return _Launch(config, lease, resume, workers, price, data, began).run(callbacks, on_record)
+                job = _Launch(config, lease, resume, workers, price, data, began, dict(tags or {}), here)
+                return job.run(callbacks, on_record)
 
 
-def _complete(config: JobConfig, resume: Found) -> RunResult:
+def _complete(config: JobConfig, resume: Found, tags: Mapping[str, str] | None) -> RunResult:
     """Answer for a run that has all its steps; MLflow may have missed the end of it."""
     run_id = resume.manifest.mlflow_run_id
     if not is_complete(config.run_dir):
-        record = RunRecord(config, resume, facts={})
+        record = RunRecord(config, resume, facts={}, tags=tags)
         record.close("FINISHED")
         run_id = record.tracker.run_id
     logger.info(
@@ -129,6 +141,8 @@ class _Launch:
     price: PriceRow
     data: PreparedData
     began: float
+    tags: Mapping[str, str]
+    here: bool
 
     def run(self, callbacks: "Sequence[UserCallback]", on_record: OnRecord | None) -> RunResult:
         """Train, and keep the record whatever happens."""
@@ -141,7 +155,7 @@ class _Launch:
         with refusing_storage(config):
             write_file(config.run_dir / "config.yaml", dump_config(redact_tree(config.model_dump(mode="json"))))
             write_file(cost_file, format_cost(config) + "\n")
-            record = RunRecord(config, self.resume, self._facts(bank, packed), on_record)
+            record = RunRecord(config, self.resume, self._facts(bank, packed), on_record, self.tags)
         record.tracker.log_artifact(cost_file)
         status: RunStatus = "FAILED"
         failure: RcdistError | None = None
@@ -196,7 +210,7 @@ class _Launch:
             shutil.rmtree(copy.folder.parent, ignore_errors=True)
 
     def _train(self, payload: Payload, record: RunRecord, callbacks: "Sequence[UserCallback]") -> None:
-        from rcdist.trainer import fit, follow
+        from rcdist.trainer import fit, fit_here, follow
 
         run_dir = self.config.run_dir
 
@@ -206,7 +220,7 @@ class _Launch:
 
         clear_stop(run_dir)
         follow(
-            lambda: fit(payload, self.workers, callbacks),
+            lambda: fit_here(payload, self.workers) if self.here else fit(payload, self.workers, callbacks),
             poll,
             request_stop=lambda: request_stop(run_dir),
             grace_s=self.config.cluster.stop_grace_s,
@@ -228,6 +242,7 @@ class _Launch:
             mlflow_run_id=record.tracker.run_id,
             began=time.time() - (time.monotonic() - self.began),
             resume=resume,
+            is_here=self.here,
         )
 
     def _facts(self, bank: ReservoirBank, packed: PackedBank) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from rcdist.errors import ConfigError
+from rcdist.errors import ConfigError, HeldError
 from rcdist.storage import read_json, write_file
 
 _BEAT_S = 1.0
@@ -104,7 +104,7 @@ class Lease:
         """Raise unless the holder is dead, or has let go meanwhile.
 
         Raises:
-            ConfigError: names the holder.
+            HeldError: names the holder.
         """
         holder = read_json(path)
         state = _state_here(holder)
@@ -117,7 +117,7 @@ class Lease:
                 return
         if state:
             remedy = "Stop that job or wait for it, or choose another name"
-            raise ConfigError("name", self._name, f"the run is held by {_show(holder)}", remedy)
+            raise HeldError("name", self._name, f"the run is held by {_show(holder)}", remedy)
 
 
 def _describe_self() -> dict[str, Any]:

@@ -25,6 +25,12 @@ def is_complete(run_dir: Path) -> bool:
     return bool(_read_state(run_dir).get("is_complete"))
 
 
+def mlflow_run_id(run_dir: Path) -> str | None:
+    """Return the id of the MLflow run that a run's folder goes with, None if it has none yet."""
+    found: str | None = _read_state(run_dir).get("mlflow_run_id")
+    return found
+
+
 class RunRecord:
     """Keep what a run says of itself: open it when the run starts, poll it while it trains, close it however it ends.
 
@@ -33,6 +39,7 @@ class RunRecord:
         resume: the checkpoint that it continues from.
         facts: what describes the run besides its settings, nested; it becomes parameters in MLflow.
         on_record: called with each new record.
+        tags: besides the plan.
         connect: gives the tracker; for tests.
 
     Raises:
@@ -45,6 +52,7 @@ class RunRecord:
         resume: Found | None,
         facts: Mapping[str, Any],
         on_record: OnRecord | None = None,
+        tags: Mapping[str, str] | None = None,
         connect: Callable[..., Tracker] = start_or_continue,
     ) -> None:
         self._config, self._run_dir, self._on_record = config, config.run_dir, on_record
@@ -59,10 +67,10 @@ class RunRecord:
             config.tracking_uri,
             config.tracking.experiment,
             config.name,
-            _read_state(self._run_dir).get("mlflow_run_id"),
+            mlflow_run_id(self._run_dir),
             config=config.model_dump(mode="json"),
             facts=facts,
-            tags={"plan": config.reservoir.plan},
+            tags={"plan": config.reservoir.plan, **(tags or {})},
             timeout_s=config.tracking.timeout_s,
         )
         self._write_state(is_complete=False)

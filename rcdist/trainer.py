@@ -1,7 +1,11 @@
 """Run Ray Train from the driver: start it, follow it, and keep what its controller receives from the workers."""
 
+import contextlib
+import ctypes
+import gc
 import logging
 import math
+import os
 import signal
 import threading
 import time
@@ -14,7 +18,8 @@ import ray.train
 from ray.train import Checkpoint, UserCallback
 
 from rcdist.cluster import Workers, set_timeouts, worker_environment
-from rcdist.errors import RetriesError
+from rcdist.config import JobConfig
+from rcdist.errors import RcdistError, RetriesError
 from rcdist.exits import find_cause
 from rcdist.storage import try_write
 from rcdist.tracking.jsonl import MetricsLog
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("rcdist")
 
 _POLL_S = 0.2
+_M_ARENA_MAX = -8
+"""Number of heaps, by its name in malloc.h."""
 
 
 class RecordKeeper(UserCallback):
@@ -43,9 +50,7 @@ class RecordKeeper(UserCallback):
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
         """Keep one record; Ray calls it once all workers have reported."""
-        record = dict(metrics[0])
-        step, timestamp_ms = record.pop("step"), record.pop("timestamp_ms")
-        self._log.append(step, timestamp_ms, record)
+        self._log.append_record(metrics[0])
 
 
 def fit(payload: "Payload", workers: Workers, callbacks: Sequence[UserCallback] = ()) -> None:
@@ -93,14 +98,68 @@ def fit(payload: "Payload", workers: Workers, callbacks: Sequence[UserCallback] 
     except ray.train.TrainingFailedError as error:
         if find_cause(error) is not None:
             raise
-        report = config.run_dir / "failure.txt"
-        try_write(report, redact("".join(traceback.format_exception(error))))
-        raise RetriesError(
-            "cluster.max_failures",
-            config.cluster.max_failures,
-            f"the workers failed once more, the last time with: {_last_line(error)}",
-            f"Read {report}; the same command goes on from the newest checkpoint",
-        ) from error
+        raise _retries_error(config, error) from error
+
+
+def fit_here(payload: "Payload", workers: Workers) -> None:
+    """Train in this process, as the only worker, by Ray Train's local mode; blocks.
+
+    What a worker costs to start (6 to 15 s: a process, its imports, its group) is paid once per process.
+
+    Raises:
+        RetriesError: it failed more often than `cluster.max_failures`.
+        RcdistError: of the worker.
+    """
+    import torch.distributed as dist
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    from rcdist.train.loop import train_loop_per_worker
+
+    os.environ.update(worker_environment(workers) | {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1"})
+    if not dist.is_initialized():
+        # It stays for the next run of this process: DeepSpeed keeps the first group it sees.
+        store = dist.HashStore()
+        dist.init_process_group("nccl" if workers.use_gpu else "gloo", store=store, rank=0, world_size=1)
+    trainer = DataParallelTrainer(
+        train_loop_per_worker,
+        train_loop_config={"payload": payload},
+        scaling_config=ray.train.ScalingConfig(num_workers=0),
+        run_config=ray.train.RunConfig(name=payload.config.name, storage_path=str(payload.config.run_dir.parent)),
+    )
+    failures = 0
+    while True:
+        try:
+            trainer.fit()
+            return
+        except RcdistError:
+            raise
+        except Exception as error:
+            failures += 1
+            if 0 <= payload.config.cluster.max_failures < failures:
+                raise _retries_error(payload.config, error) from error
+        finally:
+            _free_memory()
+
+
+def _free_memory() -> None:
+    """Give back what a run in this process has used."""
+    gc.collect()  # engine and model refer to one another
+    with contextlib.suppress(OSError, AttributeError):  # another libc
+        libc = ctypes.CDLL("libc.so.6")
+        # Each run has a thread of its own, and each thread would get a heap of its own, which keeps what it held.
+        libc.mallopt(_M_ARENA_MAX, 1)
+        libc.malloc_trim(0)
+
+
+def _retries_error(config: JobConfig, error: Exception) -> RetriesError:
+    report = config.run_dir / "failure.txt"
+    try_write(report, redact("".join(traceback.format_exception(error))))
+    return RetriesError(
+        "cluster.max_failures",
+        config.cluster.max_failures,
+        f"the workers failed once more, the last time with: {_last_line(error)}",
+        f"Read {report}; the same command goes on from the newest checkpoint",
+    )
 
 
 def _last_line(error: BaseException) -> str:

@@ -144,7 +144,7 @@ def test_a_record_that_mlflow_does_not_have_whole_is_completed(config: JobConfig
 
 def test_a_record_is_passed_on_once_however_often_the_log_is_cut_off(config: JobConfig) -> None:
     seen: list[int] = []
-    record = RunRecord(config, None, {}, lambda new: seen.append(new.step), lambda *_, **__: MemoryTracker())
+    record = RunRecord(config, None, {}, lambda new: seen.append(new.step), connect=lambda *_, **__: MemoryTracker())
     for step in (1, 2, 3, 4):
         write(config, step)
     record.poll()

@@ -61,7 +61,7 @@ def test_files_are_short() -> None:
     assert {path: n for path, n in lengths.items() if n > limit(path)} == {}
 
 
-FREE_TESTS = {"test_repo", "test_bad_input", "test_kernels", "test_checkpointer_saving"}
+FREE_TESTS = {"test_repo", "test_search", "test_bad_input", "test_kernels", "test_checkpointer_saving"}
 """Test files that belong to no single source file: of the repository, of all jobs, of a GPU, half of a long one."""
 
 TESTED_ELSEWHERE = {
@@ -91,7 +91,14 @@ TESTED_ELSEWHERE = {
     "rcdist/ops/autograd": "ops/test_backend",
     "rcdist/ops/gated": "ops/test_backend",
     "rcdist/ops/weights": "ops/test_project",
+    "rcdist/report/figures": "report/test_page",
+    "rcdist/report/runs": "report/test_page",
     "rcdist/result": "test_launch",
+    "rcdist/sweep/page": "sweep/test_results",
+    "rcdist/sweep/progress": "sweep/test_driver",
+    "rcdist/sweep/publish": "sweep/test_results",
+    "rcdist/sweep/settings": "jobs/test_sweep",
+    "rcdist/sweep/trial": "sweep/test_driver",
     "rcdist/ports": "every cluster of the tests",
     "rcdist/tracking/samples": "chaos/test_verdict",
     "rcdist/train/collectives": "train/test_broadcast",

@@ -197,6 +197,7 @@ def measure_deltas(
     counts = [count_parameters(Architecture(model, plan)).stored for plan in (reservoir, baseline)]
     found: dict[str, Any] = {"parameters": {"plan": counts[0], "T": counts[1], "ratio": counts[0] / counts[1]}}
     found["dtype"] = {name: str(dtype).removeprefix("torch.") for name, dtype in dtypes.items()}
+    found["decode_steps"] = _DECODED
     for name, seconds in (("train", train), ("prefill", filled), ("decode", decoded)):
         medians = {arm: sorted(times)[len(times) // 2] for arm, times in seconds.items()}
         found[name] = {"ratio": ratio(seconds["plan"], seconds["T"]), "median_s": medians}

@@ -11,7 +11,7 @@ from rcdist.config import JobConfig
 from rcdist.data.order import locate
 from rcdist.data.shards import TokenCorpus
 from rcdist.tracking.jsonl import MetricsLog
-from rcdist.tracking.mlflow import read_runs
+from rcdist.tracking.mlflow_runs import read_runs
 from rcdist.tracking.samples import ReadStep, read_samples, surviving
 
 RESIZED_TOLERANCE = 2e-3

@@ -70,6 +70,11 @@ class MetricsLog:
         except OSError as error:
             warn_once(self.path, f"{self.path} cannot be written, records wait in memory: {error.strerror}")
 
+    def append_record(self, record: Mapping[str, float]) -> None:
+        """Append a record as workers send it, with `step` and `timestamp_ms` among its metrics."""
+        metrics = {name: value for name, value in record.items() if name not in ("step", "timestamp_ms")}
+        self.append(int(record["step"]), int(record["timestamp_ms"]), metrics)
+
     def truncate_after(self, step: int) -> None:
         """Drop the records of later steps, before training continues from the checkpoint of `step`."""
         if self.path.exists():
@@ -86,8 +91,7 @@ class MetricsLog:
         last_step = max((record.step for record in self.read()), default=0)
         for record in records:
             if record["step"] > last_step:
-                metrics = {name: value for name, value in record.items() if name not in ("step", "timestamp_ms")}
-                self.append(int(record["step"]), int(record["timestamp_ms"]), metrics)
+                self.append_record(record)
 
     def read(self) -> list[LogRecord]:
         """Return all records; an unfinished last line is left out."""

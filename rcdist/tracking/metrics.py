@@ -56,6 +56,15 @@ METRICS: tuple[Metric, ...] = (
     Metric("gate/saturation", "1", "Share of forget gate values within 0.01 of 0 or 1", True),
     Metric("ternary/zero_fraction", "1", "Share of trained ternary weights that are 0", True),
     Metric("ternary/flip_rate", "1", "Share of trained ternary weights that changed since the last reading", True),
+    Metric(
+        "sweep/objective", "as named", "An objective as the search saw it: its cost is never the trial's clock's", True
+    ),
+    Metric(
+        "sweep/aucc", "bits/byte", "Mean of the validation curve up to the cost of the cheapest trial of the search"
+    ),
+    Metric("sweep/hypervolume", "1", "Share below 1.1 times the baseline that the front dominates, after each trial"),
+    Metric("sweep/trials", "1", "Trials that have ended"),
+    Metric("sweep/failed_trials", "1", "Of these, failed or infeasible ones"),
     Metric("yardstick/gzip_bits_per_byte", "bits/byte", "gzip -9 over the held-out text"),
     Metric("yardstick/unigram_bits_per_byte", "bits/byte", "Add-one unigram model over the held-out tokens"),
     Metric("yardstick/bigram_bits_per_byte", "bits/byte", "Add-one bigram model over the held-out tokens"),

@@ -1,10 +1,9 @@
-"""Record runs in MLflow, on SQLite, another database or a server: the only file that imports mlflow."""
+"""Record runs in MLflow, on SQLite, another database or a server."""
 
 import logging
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -238,25 +237,3 @@ def _log_params(client: "MlflowClient", run: "Run", params: dict[str, str]) -> b
         tags = [RunTag(f"changed/{name}", value[:_MAX_TAG_CHARS]) for name, value in changed.items()]
         client.log_batch(run.info.run_id, tags=tags)
     return bool(changed) if known else None
-
-
-@dataclass(frozen=True)
-class StoredRun:
-    """Hold what MLflow keeps of a run: its status and the history of one metric as (step, value) rows."""
-
-    status: str
-    history: list[Row]
-
-
-def read_runs(uri: str, experiment: str, name: str, metric: str) -> list[StoredRun]:
-    """Return every run of a name, with the history of one metric."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(uri)
-    found = client.get_experiment_by_name(experiment)
-    runs = client.search_runs([found.experiment_id], f"attributes.run_name = '{name}'") if found else []
-    histories = [client.get_metric_history(run.info.run_id, metric) for run in runs]
-    return [
-        StoredRun(run.info.status, [Row(metric, m.value, m.timestamp, m.step) for m in history])
-        for run, history in zip(runs, histories, strict=True)
-    ]

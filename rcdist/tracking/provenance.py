@@ -18,9 +18,9 @@ _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]")
 """Characters that MLflow refuses in the name of a parameter, as the @ of a shared matrix."""
 _SECRET = (
     r"(?:password|passwd|secret|credential|signature|bearer|api[-_]?key|access[-_]?key|private[-_]?key|auth[-_]?key"
-    r"|(?<![a-z])token(?![a-z]))"
+    r"|(?<![a-z])(?<!per[-_ ])token(?![a-z]))"
 )
-"""What the name of something secret has in it; not tokens and tokenizer."""
+"""What the name of something secret has in it; not tokens, tokenizer and flops_per_token."""
 _SECRET_NAME = re.compile(_SECRET, re.IGNORECASE)
 _URI_USER = re.compile(r"(?<!sqlite)(://)(?:[^/\s:@]+|[^/\s:@]*:(?!\d+/)[^\s\"'<>]*)@")
 """A user, maybe with a password that has / in it; of what follows a port is none."""

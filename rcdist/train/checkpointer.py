@@ -79,6 +79,7 @@ class Checkpointer:
         self._ledger, self._faults = ledger, faults
         self._run_dir = self._config.run_dir
         self._writing: _Writing | None = None
+        self._log = MetricsLog(self._run_dir) if payload.is_here else None
 
     def restore(self) -> tuple[LoopState, Path | None]:
         """Continue from the newest valid checkpoint of this run, also after a restart of the workers by Ray.
@@ -174,8 +175,11 @@ class Checkpointer:
             self._engine.restore(universal, is_universal=True)
 
     def report(self, state: LoopState) -> None:
-        """Send the newest record to the controller; only rank 0's counts."""
-        ray.train.report(state.records[-1] if dist.get_rank() == 0 else {})
+        """Send the newest record to the controller, only rank 0's counts; or append it where there is none."""
+        if self._log is not None:
+            self._log.append_record(state.records[-1])
+        else:
+            ray.train.report(state.records[-1] if dist.get_rank() == 0 else {})
 
     def poll(self) -> float:
         """Return a number to be added up over the ranks: 1 if this rank could not write its share."""

@@ -54,10 +54,14 @@ class Interrupts:
         ledger: what was used.
         deadline: Unix time at which `train.max_wall_s` is over.
         rank: of this worker.
+        has_notice: whether Ray Train would hear of a pre-emption.
     """
 
-    def __init__(self, config: JobConfig, ledger: Ledger, deadline: float, rank: int) -> None:
+    def __init__(
+        self, config: JobConfig, ledger: Ledger, deadline: float, rank: int, *, has_notice: bool = True
+    ) -> None:
         self._config, self._ledger, self._deadline, self._rank = config, ledger, deadline, rank
+        self._has_notice = has_notice
         self._noticed_at = self._stop_polled_at = time.monotonic()
         self._is_preempted = False
 
@@ -68,7 +72,7 @@ class Interrupts:
         now, is_stopped = time.monotonic(), False
         if now - self._stop_polled_at > _STOP_EVERY_S:
             self._stop_polled_at, is_stopped = now, is_stop_requested(self._config.run_dir)
-        is_due = now - self._noticed_at > _NOTICE_EVERY_S
+        is_due = self._has_notice and now - self._noticed_at > _NOTICE_EVERY_S
         return find_used_up(self._config, self._ledger, self._deadline), float(is_due), float(is_stopped)
 
     def agree(self, sums: tuple[float, ...]) -> Interruption:

@@ -131,6 +131,10 @@ class Engine:
         loss_sum, *summed = shared.tolist()
         return StepResult(loss_sum / global_tokens, grad_norm, applied, tuple(summed))
 
+    def close(self) -> None:
+        """Let go of DeepSpeed's hooks, which keep model and optimizer alive in a process that trains once more."""
+        self._engine.destroy()
+
     def before_update(self, hook: Callable[[], None]) -> None:
         """Call `hook` each time the optimizer is about to change this rank's share of the weights."""
         self._optimizer.register_step_pre_hook(lambda *_: hook())

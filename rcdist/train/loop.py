@@ -1,5 +1,6 @@
 """Train on one worker, top to bottom: receive, build, restore, step, evaluate, save, report. Read this file first."""
 
+import contextlib
 import logging
 import math
 import time
@@ -54,8 +55,8 @@ def train_loop_per_worker(arguments: dict[str, Any]) -> None:
     try:
         bank, arrival = receive_bank(config, payload.bank_ref, payload.bank_digest)
         wire = WireMeter(bank.buffers())
-        with wire.installed():
-            _train(payload, bank, arrival, wire, device, entered)
+        with wire.installed(), contextlib.closing(_build_engine(config, bank, device)) as engine:
+            _train(payload, engine, bank, arrival, wire, entered)
     except RcdistError as error:
         write_stop(config.run_dir, error)
         raise
@@ -64,15 +65,7 @@ def train_loop_per_worker(arguments: dict[str, Any]) -> None:
         raise
 
 
-def _train(
-    payload: Payload,
-    bank: ReservoirBank,
-    arrival: dict[str, float],
-    wire: WireMeter,
-    device: torch.device,
-    entered: float,
-) -> None:
-    config, rank, world_size = payload.config, dist.get_rank(), dist.get_world_size()
+def _build_engine(config: JobConfig, bank: ReservoirBank, device: torch.device) -> Engine:
     model = LanguageModel(
         config.architecture,
         bank,
@@ -80,8 +73,13 @@ def _train(
         activation_checkpointing=config.train.activation_checkpointing,
         separately=config.train.zero_stage == 3,
     )
-    engine = Engine(model, config, world_size=world_size, device=device)
+    return Engine(model, config, world_size=dist.get_world_size(), device=device)
 
+
+def _train(
+    payload: Payload, engine: Engine, bank: ReservoirBank, arrival: dict[str, float], wire: WireMeter, entered: float
+) -> None:
+    config, rank, world_size = payload.config, dist.get_rank(), dist.get_world_size()
     train_corpus, validation_corpus = TokenCorpus(payload.data.train.path), TokenCorpus(payload.data.validation.path)
     ledger, faults = Ledger(), FaultInjector(config.run_dir, rank)
     checkpointer = Checkpointer(payload, engine, bank, ledger, faults)
@@ -101,10 +99,11 @@ def _train(
     # A job's first workers are paid for from where they began; from a failure to there it held them for nothing.
     down_s = ledger_file.recover(ledger) if ledger_file else 0.0
     started_s = time.monotonic() - entered
-    meter = Meter(config, payload.price, ledger, wire, world_size, device, ledger_file)
+    meter = Meter(config, payload.price, ledger, wire, world_size, engine.device, ledger_file)
     engine.before_update(lambda: faults.strike("optimizer", state.step + 1))
     guard = SpikeGuard(config.divergence, state.spikes)
-    interrupts = Interrupts(config, ledger, payload.began + (config.train.max_wall_s or math.inf), rank)
+    deadline = payload.began + (config.train.max_wall_s or math.inf)
+    interrupts = Interrupts(config, ledger, deadline, rank, has_notice=not payload.is_here)
     if rank == 0:
         say(describe_backend(next(engine.module.parameters())))
     if rank == 0 and restored:

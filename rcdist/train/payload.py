@@ -27,6 +27,7 @@ class Payload:
         mlflow_run_id: that the records go to.
         began: Unix time of the job's start; it also names the job.
         resume: the proved checkpoint that the job starts from, None: from step 0.
+        is_here: the one worker is the driver's own process, and there is no controller that takes records.
     """
 
     config: JobConfig
@@ -37,3 +38,4 @@ class Payload:
     mlflow_run_id: str
     began: float
     resume: Found | None
+    is_here: bool = False

@@ -23,6 +23,7 @@ from rcdist.tracking.provenance import MAX_PARAM_CHARS, collect_tags, flatten_pa
         ('{"access_key": "s3cret", "max_tokens": 4}', '{"access_key": "***", "max_tokens": 4}'),
         ("Authorization: Bearer s3cret", "Authorization: Bearer ***"),
         ("hf_token: s3cret, tokenizer: bpe", "hf_token: ***, tokenizer: bpe"),
+        ("flops_per_token: 12", "flops_per_token: 12"),
     ],
 )
 def test_redact(text: str, clean: str) -> None:
@@ -45,8 +46,8 @@ def test_long_values_are_cut() -> None:
 
 
 def test_redact_tree_keeps_what_is_not_text() -> None:
-    tree = {"a": ["http://u:p@h", 1, None], "b": {"c": True}}
-    assert redact_tree(tree) == {"a": ["http://***@h", 1, None], "b": {"c": True}}
+    tree = {"a": ["http://u:p@h", 1, None], "b": {"c": True}, "flops_per_token": {"train": 12}}
+    assert redact_tree(tree) == tree | {"a": ["http://***@h", 1, None]}
 
 
 def test_whatever_is_named_like_a_secret_is_hidden_in_the_raw_section_too() -> None:

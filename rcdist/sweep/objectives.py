@@ -1,0 +1,108 @@
+"""What a search minimises: a quality that trials record, and a cost that is known of a trial without its clock."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rcdist.config import JobConfig
+from rcdist.errors import ConfigError
+from rcdist.model.cost import count_parameters, estimate_flops
+from rcdist.tracking.prices import PriceRow
+
+QUALITIES = ("eval/bits_per_byte", "eval/loss_nats", "eval/perplexity")
+"""What every trial records at its end, over all held-out text."""
+
+COSTS = {
+    "cost/usd": "USD to train the trial's tokens",
+    "cost/device_s": "device seconds to train the trial's tokens",
+    "model/stored_parameters": "stored parameters",
+    "model/train_flops": "training FLOPs per token",
+    "model/prefill_flops": "prefill FLOPs per token",
+    "model/decode_flops": "decode FLOPs per token",
+    "time/train_s": "training seconds per token",
+    "time/prefill_s": "prefill seconds per token",
+    "time/decode_s": "decode seconds per token",
+}
+"""What a trial costs, with its label; time/... are measured, and need sweep.cost_from=benchmark."""
+
+
+def check_objectives(names: Sequence[str]) -> None:
+    """Refuse what no trial records, and anything but a quality and at most one cost.
+
+    Raises:
+        ConfigError: names what can be used.
+    """
+    for name in names:
+        if name not in QUALITIES and name not in COSTS:
+            known = ", ".join((*QUALITIES, *COSTS))
+            raise ConfigError("sweep.objectives", name, f"no trial records it; known: {known}", "Use one of these")
+    if not 1 <= len(names) <= 2 or names[0] not in QUALITIES or any(name in QUALITIES for name in names[1:]):
+        rule = "is not a quality, alone or followed by one cost"
+        raise ConfigError("sweep.objectives", ", ".join(names), rule, "Write e.g. [eval/bits_per_byte, cost/usd]")
+
+
+def check_cost(name: str, cost_from: str) -> None:
+    """Refuse measured time where nothing measures it.
+
+    Raises:
+        ConfigError: says what to set.
+    """
+    if name.startswith("time/") and cost_from == "flops":
+        rule = "is measured, and sweep.cost_from=flops measures nothing"
+        raise ConfigError("sweep.objectives", name, rule, "Set sweep.cost_from=benchmark, or use cost/usd")
+
+
+def trial_costs(config: JobConfig, price: PriceRow, measured: Mapping[str, float] | None = None) -> dict[str, float]:
+    """Return every cost of a trial by name; none is from the trial's own clock, which other trials disturb.
+
+    Args:
+        config: the trial.
+        price: of a device; its peak FLOP/s turn FLOPs into device seconds where nothing is measured.
+        measured: `time/...` of an exclusive benchmark.
+    """
+    counts = count_parameters(config.architecture)
+    flops = estimate_flops(config.architecture, activation_checkpointing=config.train.activation_checkpointing)
+    per_token_s = measured["time/train_s"] if measured else flops.hardware / price.peak_flops
+    device_s = per_token_s * config.train.steps * config.train.global_batch_tokens
+    return {
+        "cost/usd": device_s * price.usd_per_device_s,
+        "cost/device_s": device_s,
+        "model/stored_parameters": float(counts.stored),
+        "model/train_flops": float(flops.train),
+        "model/prefill_flops": float(flops.prefill),
+        "model/decode_flops": float(flops.decode),
+        **(measured or {}),
+    }
+
+
+def measure_plan(config: JobConfig, pairs: int = 5) -> dict[str, dict[str, float]]:
+    """Benchmark a plan for some seconds against plan T, alternately; nothing else may run meanwhile.
+
+    Returns:
+        By train, prefill and decode: `ratio` of the plan's time to that of T, and `T_s`, seconds per token of T.
+    """
+    import torch
+
+    from rcdist.benchmark.steps import measure_deltas
+    from rcdist.ops.host import prepare_host
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    prepare_host(max(int(config.cluster.cpus_per_worker), 1))
+    batch, length = config.train.micro_batch_size, config.data.seq_len
+    found: dict[str, Any] = measure_deltas(config.model, config.reservoir, batch, length, pairs, device)
+    tokens = {"train": batch * length, "prefill": batch * length, "decode": batch * found["decode_steps"]}
+    return {
+        kind: {"ratio": found[kind]["ratio"]["median"], "T_s": found[kind]["median_s"]["T"] / count}
+        for kind, count in tokens.items()
+    }
+
+
+def to_times(
+    measured: Mapping[str, Mapping[str, float]], reference: Mapping[str, Mapping[str, float]]
+) -> dict[str, float]:
+    """Return `time/...` in seconds per token: a plan's ratio to T times what T took once, free of the machine's drift.
+
+    Args:
+        measured: of the plan, from measure_plan.
+        reference: of the search's first plan.
+    """
+    return {f"time/{kind}_s": found["ratio"] * reference[kind]["T_s"] for kind, found in measured.items()}
