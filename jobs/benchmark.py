@@ -27,7 +27,7 @@ class BenchmarkArguments(Section):
     The kind may stand first, without its key; --json prints one object instead of a table.
     """
 
-    kind: Literal["frozen", "step", "deltas", "scan", "overhead", "bytes", "kernels"]
+    kind: Literal["frozen", "step", "deltas", "scan", "overhead", "search", "bytes", "kernels"]
     """What is measured; rcdist/benchmark/README.md explains each."""
     pairs: Count = 7
     """Interleaved pairs."""
@@ -63,7 +63,7 @@ def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
     """Run one kind of measurement."""
     import torch
 
-    from rcdist.benchmark import kernels, operations, overhead, pairs, steps, traffic
+    from rcdist.benchmark import kernels, operations, overhead, pairs, searches, steps, traffic
     from rcdist.ops.host import prepare_host
 
     prepare_host(arguments.threads or os.cpu_count())
@@ -90,6 +90,7 @@ def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
         "deltas": lambda: steps.measure_deltas(model, plan, *shape, count, device),
         "bytes": lambda: traffic.measure_traffic(model, *shape, plan),
         "overhead": lambda: overhead.measure_overhead(script, count, arguments.workers, device),
+        "search": lambda: searches.measure_search(script.with_name("sweep.py"), count),
         "kernels": kernels.measure_kernels,
     }
     return kinds[arguments.kind]() | pairs.describe_device(device) | {"pairs": count}

@@ -9,7 +9,7 @@ from rcdist.sweep.capacity import Capacity
 from rcdist.sweep.folder import SweepFolder
 from rcdist.sweep.results import describe_trial, hypervolumes, read_result, write_tables
 from rcdist.sweep.settings import SweepConfig
-from rcdist.sweep.trials import BASELINE, Journal, Trial, front_of, searched
+from rcdist.sweep.trials import BASELINE, OPEN, Journal, Trial, front_of, searched
 from rcdist.tracking.progress import format_duration
 from rcdist.tracking.tracker import Tracker
 
@@ -37,7 +37,7 @@ class Progress:
     ) -> None:
         self._config, self._journal, self._tracker, self._on_trial = config, journal, tracker, on_trial
         self._folder = folder
-        self._seen = {trial.number for trial in journal.trials if trial.status != "running"}
+        self._seen = {trial.number for trial in journal.trials if trial.status not in OPEN}
         self._front = self._numbers()
         self._before, self._began = len(self._seen), time.monotonic()
 

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -14,7 +15,7 @@ from rcdist.sweep.capacity import Capacity, count_room, describe_lack, find_need
 from rcdist.sweep.samplers import Sampler
 from rcdist.sweep.settings import SweepConfig
 from rcdist.sweep.space import Space, Values
-from rcdist.sweep.trials import BASELINE, OUTCOME, Journal, Trial, identify, read_trial
+from rcdist.sweep.trials import BASELINE, OPEN, OUTCOME, Journal, Trial, identify, read_trial
 
 logger = logging.getLogger("rcdist")
 
@@ -63,14 +64,15 @@ class Proposals(Searcher):
         self._known: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
         self._left: list[Trial] = []
+        self._paused = {trial.number for trial in journal.trials if trial.status == "paused"}
         self._repeats: list[Trial] = []
         for trial in journal.trials:
             self._known.setdefault(identify(resolve(config, trial)), trial.number)
             if trial.values:
                 self._keys[trial.number] = sampler.replay(trial.values)
                 self._tell(trial)
-            if trial.status == "running":
-                self._left.append(trial)
+            if trial.status in OPEN:
+                self._left.append(trial.ended(status="running", reason=""))
 
     def repeat(self, trials: Sequence[Trial], seeds: int) -> None:
         """Propose trials again, each with 1 to `seeds` added to its seeds; what was done of that is not done again."""
@@ -96,10 +98,19 @@ class Proposals(Searcher):
         if not self._left:
             return Searcher.FINISHED
         trial = self._left.pop(0)
+        if trial.number in self._paused:
+            self._journal.put(trial)
         self._numbers[trial_id] = trial.number
         config = resolve(self._config, trial)
         needs = find_needs(config, self._capacity, self._config.sweep.gpus_per_trial)
-        return {"number": trial.number, "settings": dump_config(config), "bundle": needs.bundle, "here": needs.is_here}
+        # The driver has proved the tokens once for all trials.
+        config = config.model_copy(update={"data": config.data.model_copy(update={"verify_cache": False})})
+        return {
+            "trial": json.dumps(asdict(trial)),
+            "settings": dump_config(config),
+            "bundle": needs.bundle,
+            "here": needs.is_here,
+        }
 
     def _propose(self) -> Trial | None:
         if self._repeats:
@@ -180,7 +191,7 @@ class Proposals(Searcher):
 
     def _tell(self, trial: Trial) -> None:
         key = self._keys.get(trial.number)
-        if key is None or trial.status == "running":
+        if key is None or trial.status in OPEN:
             return
         self._sampler.tell(key, trial.point(self._config.sweep.objectives) if trial.status == "finished" else None)
 

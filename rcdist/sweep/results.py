@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rcdist.config.plan import parse_plan
 from rcdist.report.pareto import hypervolume
@@ -15,7 +15,7 @@ from rcdist.report.statistics import area_under_curve
 from rcdist.storage import try_write
 from rcdist.sweep.plans import PLAN
 from rcdist.sweep.settings import SweepConfig
-from rcdist.sweep.trials import BASELINE, Trial, front_of, searched
+from rcdist.sweep.trials import BASELINE, Status, Trial, front_of, searched
 from rcdist.tracking.prices import PriceRow
 from rcdist.tracking.progress import draw
 
@@ -73,7 +73,7 @@ class SweepResult:
         )
 
 
-STATUSES = ("finished", "stopped", "failed", "infeasible", "running")
+STATUSES = get_args(Status)
 
 
 def describe_trial(trial: Trial) -> str:

@@ -14,7 +14,7 @@ from rcdist.config import JobConfig
 from rcdist.config.cli import config_from_dict
 from rcdist.errors import BudgetError, DominatedError, HeldError, RcdistError
 from rcdist.sweep.stopper import Curve, find_dominating, lower_bound
-from rcdist.sweep.trials import OUTCOME, Journal, Trial, searched
+from rcdist.sweep.trials import OUTCOME, Journal, Status, Trial, read_trial, searched
 
 _HELD_FOR_S = 60.0
 """Seconds that processes of a killed job may take to let go of a run."""
@@ -39,20 +39,23 @@ class Search:
     budget_usd: float | None
     budget_device_s: float | None
 
+    def read_trials(self) -> list[Trial]:
+        """Return what the driver has written down of all trials by now."""
+        return Journal(Path(self.folder) / "trials.jsonl").trials
+
 
 def run_trial(proposal: Mapping[str, Any], search: Search) -> None:
     """Run one trial and report its end to Tune; whatever happens to it is an end, and stops no other trial.
 
     Args:
-        proposal: `number`, the `settings` of its run as YAML, and `here`: whether it trains in this process.
+        proposal: the `trial` as JSON, the `settings` of its run as YAML, and `here`: whether it trains in this process.
         search: what all trials share.
     """
     from ray import tune
 
-    journal = Journal(Path(search.folder) / "trials.jsonl")
-    trial = next(trial for trial in journal.trials if trial.number == proposal["number"])
+    trial = read_trial(json.loads(proposal["trial"]))
     try:
-        ended = _run(trial, proposal, search, journal.trials, tune.report)
+        ended = _run(trial, proposal, search, tune.report)
     except RcdistError as error:
         ended = trial.ended(status="failed", reason=str(error))
     except Exception as error:
@@ -65,7 +68,6 @@ def _run(
     trial: Trial,
     proposal: Mapping[str, Any],
     search: Search,
-    trials: Sequence[Trial],
     report: Callable[[dict[str, Any]], None],
 ) -> Trial:
     # Here, not above: where the run trains in this process, torch must find the environment that it sets.
@@ -73,7 +75,7 @@ def _run(
     from rcdist.tracking.mlflow_runs import log_values
     from rcdist.train.control import request_stop, write_stop
 
-    config = _within_budget(config_from_dict(yaml.safe_load(proposal["settings"])), trials, search)
+    config = _within_budget(config_from_dict(yaml.safe_load(proposal["settings"])), search)
     quality, began = search.objectives[0], time.monotonic()
     curve: list[tuple[float, float]] = []
 
@@ -83,7 +85,7 @@ def _run(
         curve.append((float(record.step * config.train.global_batch_tokens), record.metrics[quality]))
         report({"step": record.step, quality: record.metrics[quality]})
         if search.stop_dominated and trial.repeats is None and record.step < config.train.steps:
-            found = find_reason_to_stop(trial, curve, Journal(Path(search.folder) / "trials.jsonl").trials, search)
+            found = find_reason_to_stop(trial, curve, search.read_trials(), search)
             if found is not None:
                 write_stop(config.run_dir, found)
                 request_stop(config.run_dir)
@@ -105,9 +107,8 @@ def _run(
         values = {f"sweep/objective/{name}": seen[name] for name in search.objectives}
         log_values(config.tracking_uri, {result.mlflow_run_id: values}, step=result.step)
     error = result.error
-    status = "finished" if error is None else "stopped" if isinstance(error, BudgetError) else "failed"
     return trial.ended(
-        status=status,
+        status=_status(error),
         reason="" if error is None else str(error),
         qualities={name: value for name, value in result.metrics.items() if name.startswith("eval/")},
         curve=curve,
@@ -116,6 +117,14 @@ def _run(
         wall_s=time.monotonic() - began,
         mlflow_run_id=result.mlflow_run_id,
     )
+
+
+def _status(error: RcdistError | None) -> Status:
+    if error is None:
+        return "finished"
+    if isinstance(error, DominatedError):
+        return "stopped"
+    return "paused" if isinstance(error, BudgetError) else "failed"
 
 
 def read_curve(config: JobConfig, quality: str) -> list[tuple[float, float]]:
@@ -148,9 +157,9 @@ def find_reason_to_stop(trial: Trial, curve: Curve, trials: Sequence[Trial], sea
     )
 
 
-def _within_budget(config: JobConfig, trials: Sequence[Trial], search: Search) -> JobConfig:
+def _within_budget(config: JobConfig, search: Search) -> JobConfig:
     """Give a run what is left of the search's budgets, unless its own are smaller."""
-    updates = {}
+    updates, trials = {}, search.read_trials()
     for name, used in (("budget_usd", "used_usd"), ("budget_device_s", "used_s")):
         total, own = getattr(search, name), getattr(config.cost, name)
         if total is not None:

@@ -1,6 +1,7 @@
 """The trials of a search and their journal, trials.jsonl: what was proposed, and what came of it."""
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,8 +12,12 @@ from rcdist.model.specs import frozen_specs
 from rcdist.report.pareto import Point, find_front
 from rcdist.storage import LineFile, warn_once
 
-Status = Literal["running", "finished", "stopped", "failed", "infeasible"]
-"""running: proposed, no end known; stopped: dominated, or out of budget; infeasible: no cluster of ours can hold it."""
+Status = Literal["running", "paused", "finished", "stopped", "failed", "infeasible"]
+"""running: proposed, no end known; paused: out of budget, a start with more goes on; stopped: dominated; infeasible: no
+cluster of ours can hold it."""
+
+OPEN = ("running", "paused")
+"""Of trials that another start goes on with."""
 
 OUTCOME = "outcome"
 """Key of a trial's last report to Tune: the trial with its end, as JSON."""
@@ -74,7 +79,7 @@ def read_trial(fields: Mapping[str, Any]) -> Trial:
 
 
 class Journal:
-    """Keep every trial's newest state, on disk before it is used.
+    """Keep every trial's newest state, on disk before it is used; safe to use from several threads.
 
     Args:
         path: trials.jsonl; read if it exists. A last line that was cut off is left out.
@@ -82,6 +87,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._trials: dict[int, Trial] = {}
+        self._lock = threading.Lock()
         self._file = LineFile(path)
         for line in path.read_text().splitlines() if path.exists() else []:
             try:
@@ -93,18 +99,21 @@ class Journal:
 
     def put(self, trial: Trial) -> None:
         """Write down a trial's new state."""
-        self._trials[trial.number] = trial
-        self._file.append(json.dumps(asdict(trial)))
+        with self._lock:
+            self._file.append(json.dumps(asdict(trial)))
+            self._trials[trial.number] = trial
 
     @property
     def trials(self) -> list[Trial]:
         """Return all trials by number."""
-        return [self._trials[number] for number in sorted(self._trials)]
+        with self._lock:
+            return [self._trials[number] for number in sorted(self._trials)]
 
     @property
     def next_number(self) -> int:
         """Return the number of the next trial."""
-        return max(self._trials, default=-1) + 1
+        with self._lock:
+            return max(self._trials, default=-1) + 1
 
 
 def searched(trials: Sequence[Trial]) -> list[Trial]:

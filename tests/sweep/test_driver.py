@@ -158,7 +158,7 @@ def test_a_budget_of_the_whole_search_ends_it(tmp_path: Path, ray_cpu: None) -> 
         sweep(search(tmp_path, sweep={"budget_device_s": 0.01}))
     rows = (tmp_path / "sweeps" / "grid" / "trials.csv").read_text().splitlines()
     assert len(rows) == 2
-    assert ",stopped," in rows[1]
+    assert ",paused," in rows[1]
 
 
 @pytest.mark.slow

@@ -70,6 +70,11 @@ def suggest_all(found: Proposals, most: int = 50) -> list[dict[str, Any]]:
     raise AssertionError("it does not end")
 
 
+def number_of(row: dict[str, Any]) -> int:
+    number: int = json.loads(row["trial"])["number"]
+    return number
+
+
 def plan_of(row: dict[str, Any]) -> str:
     plan: str = yaml.safe_load(row["settings"])["reservoir"]["plan"]
     return plan
@@ -80,7 +85,7 @@ def test_baseline_first_then_the_grid(tmp_path: Path) -> None:
     found, journal = proposals(config, GridSampler(read_space(GRID)), tmp_path)
     rows = suggest_all(found)
     assert [plan_of(row) for row in rows] == ["T", "c", "T c", "G", "T G"]
-    assert [row["number"] for row in rows] == [0, 1, 2, 3, 4]
+    assert [number_of(row) for row in rows] == [0, 1, 2, 3, 4]
     assert [yaml.safe_load(row["settings"])["name"] for row in rows] == [f"s-{i:03d}" for i in range(5)]
     assert all(trial.status == "running" and trial.costs for trial in journal.trials)
 
@@ -102,9 +107,9 @@ def test_what_is_no_run_is_never_proposed_and_equal_runs_run_once(tmp_path: Path
     sampler = Scripted(script)
     found, journal = proposals(small_sweep(tmp_path, space), sampler, tmp_path)
     first = found.suggest("a")
-    end(found, journal, "a", first["number"], 2.0)
+    end(found, journal, "a", number_of(first), 2.0)
     second = found.suggest("b")
-    end(found, journal, "b", second["number"], 1.5)
+    end(found, journal, "b", number_of(second), 1.5)
     assert found.suggest("c") == Searcher.FINISHED
     assert [plan_of(row) for row in (first, second)] == ["T", "c"]
     # Invalid: nothing; the run: its own point; and those that are known at once what is known of them.
@@ -126,7 +131,7 @@ def test_after_a_kill_what_was_left_comes_first_and_nothing_finished_comes_again
     end(found, journal, "0", 0, 2.0)
     end(found, journal, "2", 2, 1.9)
     again, _ = proposals(config, GridSampler(read_space(GRID)), tmp_path)
-    assert [row["number"] for row in suggest_all(again)] == [1, 3, 4]
+    assert [number_of(row) for row in suggest_all(again)] == [1, 3, 4]
 
 
 def test_a_sampler_that_learns_hears_of_the_job_before(tmp_path: Path) -> None:
@@ -158,7 +163,7 @@ def test_what_never_fits_is_infeasible_with_the_numbers(tmp_path: Path) -> None:
     space = {"cluster.num_workers": [1, 64], "reservoir.plan": ["c"]}
     config = small_sweep(tmp_path, space, trials=None, sampler="grid")
     found, journal = proposals(config, GridSampler(read_space(space)), tmp_path)
-    assert [row["number"] for row in suggest_all(found)] == [0, 1]
+    assert [number_of(row) for row in suggest_all(found)] == [0, 1]
     assert journal.trials[2].status == "infeasible"
     assert journal.trials[2].reason == "a trial needs 64 CPUs, the cluster has or can grow to 2"
 
@@ -166,14 +171,14 @@ def test_what_never_fits_is_infeasible_with_the_numbers(tmp_path: Path) -> None:
 def test_costs_that_are_measured_are_measured_while_nothing_runs(tmp_path: Path) -> None:
     config = small_sweep(tmp_path, GRID, trials=None, sampler="grid")
     found, journal = proposals(config, GridSampler(read_space(GRID)), tmp_path, batch=2)
-    assert found.suggest("0")["number"] == 0
+    assert number_of(found.suggest("0")) == 0
     assert len(journal.trials) == 2  # both of the batch are measured before the first starts
-    assert found.suggest("1")["number"] == 1
+    assert number_of(found.suggest("1")) == 1
     assert found.suggest("2") is None
     end(found, journal, "0", 0, 2.0)
     assert found.suggest("2") is None
     end(found, journal, "1", 1, 2.0)
-    assert found.suggest("2")["number"] == 2
+    assert number_of(found.suggest("2")) == 2
 
 
 def test_nothing_starts_over_budget(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from rcdist.sweep.trials import Journal
 from rcdist.tracking.prices import PriceRow
 from tests.conftest import ROOT
 from tests.sweep.surrogate import Surrogate
-from tests.sweep.test_proposals import LAPTOP, end
+from tests.sweep.test_proposals import LAPTOP, end, number_of
 
 PRESETS = ROOT / "jobs" / "configs" / "sweeps"
 PRICE = PriceRow("x", "spot", usd_per_device_hour=0.01, peak_flops=4e10, watts=1.0, source="")
@@ -36,7 +36,7 @@ def search(config: SweepConfig, sampler: Sampler, surrogate: Surrogate, folder: 
     proposals = Proposals(config, read_space(config.space), sampler, journal, LAPTOP, costs_of)
     for i in range(config.sweep.trials or 0):
         proposed = proposals.suggest(str(i))
-        trial = journal.trials[proposed["number"]]
+        trial = journal.trials[number_of(proposed)]
         quality = surrogate.predict(trial.values) if trial.values else BASELINE_QUALITY
         end(proposals, journal, str(i), trial.number, quality)
     return hypervolumes(journal.trials, config.sweep.objectives)[-1]
