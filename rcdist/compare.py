@@ -1,5 +1,6 @@
 """Compare runs and searches that MLflow has: a table for the terminal, and a page with fronts, curves and intervals."""
 
+import contextlib
 import difflib
 import json
 from collections.abc import Mapping, Sequence
@@ -86,8 +87,10 @@ def _to_report(found: Sequence[TrackedRun]) -> list[ReportRun]:
     varied -= {"reservoir.plan"}
     runs = []
     for run, own in zip(found, settings, strict=True):
-        short = [f"{key.rpartition('.')[2]}={own[key]}" for key in sorted(varied) if own.get(key) not in (None, "None")]
         plan = run.params.get("reservoir.plan", "")
+        # How frozen matrices would be made says nothing of plan T.
+        said = [key for key in sorted(varied) if plan != "T" or not key.startswith("reservoir.")]
+        short = [_shorten(key, own[key]) for key in said if own.get(key) not in (None, "None")]
         costs = {name: float(run.params[key]) for name, key in _COSTS.items() if key in run.params}
         seen = {
             name.removeprefix("sweep/objective/"): v for name, v in run.metrics.items() if "sweep/objective/" in name
@@ -106,6 +109,14 @@ def _to_report(found: Sequence[TrackedRun]) -> list[ReportRun]:
             )
         )
     return runs
+
+
+def _shorten(key: str, value: str) -> str:
+    """Write a setting as in `topology.G=hadamard` or `input_scaling=0.707`."""
+    parts = key.split(".")
+    with contextlib.suppress(ValueError):
+        value = f"{float(value):.3g}"
+    return f"{'.'.join(parts[-2:] if len(parts[-1]) == 1 else parts[-1:])}={value}"
 
 
 def _settings(run: TrackedRun) -> dict[str, str]:

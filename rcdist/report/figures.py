@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, less black and yellow, which one of the two backgrounds would swallow.
 PALETTE = ("#2186C9", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 FRONT, BASELINE, REST, LINE = PALETTE[0], PALETTE[1], "#8C8C8C", PALETTE[2]
-_SHOWN_CURVES = 12
+_SHOWN_CURVES = 8
 
 
 def draw_front(runs: Sequence[ReportRun], objectives: Sequence[str], title: str = "") -> "Figure":
@@ -38,7 +38,8 @@ def draw_front(runs: Sequence[ReportRun], objectives: Sequence[str], title: str 
                 y=[shown[i].values[quality] for i in chosen],
                 mode="markers+text" if text else "markers",
                 text=[shown[i].name for i in chosen],
-                textposition="top right",
+                textposition="top center",
+                cliponaxis=False,
                 hovertext=[shown[i].label for i in chosen],
                 hovertemplate="%{hovertext}<br>%{x:.4g}, %{y:.4f}<extra></extra>",
                 marker={"symbol": symbol, "color": colour, "size": size},
@@ -98,7 +99,8 @@ def draw_curves(runs: Sequence[ReportRun], over: Literal["tokens", "device_s", "
         )
     titles = {"tokens": "tokens trained on", "device_s": "device seconds", "usd": "USD"}
     figure.update_layout(xaxis_title=titles[over], yaxis_title=LABELS[quality])
-    return _styled(figure)
+    # The legend, one line a curve, is below the figure and not at its expense.
+    return _styled(figure, height=440 + 24 * len(figure.data))
 
 
 def draw_hypervolume(values: Sequence[float]) -> "Figure":
@@ -126,7 +128,7 @@ def draw_importance(shares: Mapping[str, Mapping[str, float]]) -> "Figure":
     return _styled(figure)
 
 
-def _styled(figure: "Figure") -> "Figure":
+def _styled(figure: "Figure", height: int = 480) -> "Figure":
     """Leave background and text to the page, which knows whether it is light or dark."""
     figure.update_layout(
         template="none",
@@ -134,8 +136,8 @@ def _styled(figure: "Figure") -> "Figure":
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 14},
         margin={"l": 80, "r": 20, "t": 50, "b": 60},
-        legend={"orientation": "h", "y": -0.28},
-        height=480,
+        legend={"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"},
+        height=height,
     )
     figure.update_xaxes(gridcolor="rgba(128,128,128,0.25)", zeroline=False, automargin=True, exponentformat="power")
     figure.update_yaxes(gridcolor="rgba(128,128,128,0.25)", zeroline=False, automargin=True)

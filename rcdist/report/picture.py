@@ -11,6 +11,8 @@ from rcdist.report.runs import LABELS, REFERENCE, ReportRun, change, find_baseli
 _MOST_LISTED = 12
 _LINE_CHARS = 46
 """Of a label, in the list beside the picture; two lines at most."""
+_LINE_HEIGHT = 0.036
+"""Of a line of that list, as a share of the picture."""
 
 
 def draw_picture(path: Path, runs: Sequence[ReportRun], objectives: Sequence[str], title: str) -> None:
@@ -70,15 +72,17 @@ def draw_picture(path: Path, runs: Sequence[ReportRun], objectives: Sequence[str
 
     side.axis("off")
     listed = sorted({*front, *bases}, key=lambda i: x[i])[:_MOST_LISTED]
-    step = 1.0 / max(len(listed) + 1, 9)
-    for row, i in enumerate(listed):
-        run, top = shown[i], 1.0 - row * step
+    labels = [textwrap.wrap(shown[i].label, _LINE_CHARS)[:2] for i in listed]
+    height = min(_LINE_HEIGHT, 1.0 / max(sum(len(lines) + 1.6 for lines in labels), 1))
+    top = 1.0
+    for i, lines in zip(listed, labels, strict=True):
+        run = shown[i]
         colour = BASELINE if run.is_baseline else FRONT
         saved = change(x[i], baseline.values[cost]) if baseline and cost else ""
         side.text(0.0, top, run.name, fontsize=15, weight="bold", color=colour, va="top")
-        lines = textwrap.wrap(run.label, _LINE_CHARS)[:2]
         side.text(0.12, top, "\n".join(lines), fontsize=14, va="top", family="monospace")
-        below = top - (0.24 + 0.24 * len(lines)) * step
+        below = top - len(lines) * height
         side.text(0.12, below, f"{y[i]:.4f}   {saved}", fontsize=13, va="top", color="#444444")
+        top = below - 1.6 * height
     figure.tight_layout()
     figure.savefig(path)

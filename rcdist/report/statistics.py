@@ -94,6 +94,7 @@ def parameter_importance(rows: Sequence[tuple[Mapping[str, Any], float]], seed: 
             del distributions[name], columns[name]
     if not columns or len({target for _, target in rows}) < 2:
         return {}
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study()
     for i, (_, target) in enumerate(rows):
         params = {name: column[i] for name, column in columns.items()}

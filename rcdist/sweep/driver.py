@@ -257,6 +257,8 @@ def fit(config: SweepConfig, proposals: Proposals, search: Search, room: int, fo
     os.environ |= {"RAY_AIR_NEW_OUTPUT": "0", "RAY_CHDIR_TO_TRIAL_DIR": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
     from ray import tune
 
+    # At its end Tune looks for the files of loggers that write none.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, search=search),
         lambda proposal: tune.PlacementGroupFactory([dict(proposal["bundle"])]),

@@ -74,8 +74,12 @@ def trial_costs(config: JobConfig, price: PriceRow, measured: Mapping[str, float
     }
 
 
-def measure_plan(config: JobConfig, pairs: int = 5) -> dict[str, dict[str, float]]:
+def measure_plan(config: JobConfig, pairs: int | None = None) -> dict[str, dict[str, float]]:
     """Benchmark a plan for some seconds against plan T, alternately; nothing else may run meanwhile.
+
+    Args:
+        config: the trial.
+        pairs: measured pairs; None: 5, and 25 on a GPU, whose steps are short.
 
     Returns:
         By train, prefill and decode: `ratio` of the plan's time to that of T, and `T_s`, seconds per token of T.
@@ -88,11 +92,12 @@ def measure_plan(config: JobConfig, pairs: int = 5) -> dict[str, dict[str, float
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     prepare_host(max(int(config.cluster.cpus_per_worker), 1))
     batch, length = config.train.micro_batch_size, config.data.seq_len
-    found: dict[str, Any] = measure_deltas(config.model, config.reservoir, batch, length, pairs, device)
+    count = pairs or (25 if device.type == "cuda" else 5)
+    found: dict[str, Any] = measure_deltas(config.model, config.reservoir, batch, length, count, device)
     tokens = {"train": batch * length, "prefill": batch * length, "decode": batch * found["decode_steps"]}
     return {
-        kind: {"ratio": found[kind]["ratio"]["median"], "T_s": found[kind]["median_s"]["T"] / count}
-        for kind, count in tokens.items()
+        kind: {"ratio": found[kind]["ratio"]["median"], "T_s": found[kind]["median_s"]["T"] / number}
+        for kind, number in tokens.items()
     }
 
 

@@ -13,7 +13,7 @@ from rcdist.sweep.proposals import resolve
 from rcdist.sweep.results import SweepResult, count_tokens, find_areas, read_result, report_runs, write_tables
 from rcdist.sweep.settings import SweepConfig
 from rcdist.sweep.trials import BASELINE, Trial, front_of, searched
-from rcdist.tracking.mlflow_runs import log_values, terminate
+from rcdist.tracking.mlflow_runs import describe_run, log_values, terminate
 from rcdist.tracking.prices import PriceRow
 from rcdist.tracking.tracker import Tracker
 
@@ -39,6 +39,7 @@ def write_results(
     for name in ("front.csv", "trials.csv", "front.png", "report.html"):
         if (folder / name).exists():
             tracker.log_artifact(folder / name)
+    describe_run(config.tracking_uri, tracker.run_id, f"```\n{result.describe()}\n```")
     areas = find_areas(trials, config.sweep.objectives)
     done = {t.mlflow_run_id: {"sweep/aucc": areas[t.number]} for t in trials if t.number in areas and t.mlflow_run_id}
     log_values(config.tracking_uri, done, step=config.train.steps)

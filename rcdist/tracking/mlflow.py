@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _BATCH_PARAMS = 100
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""By it MLflow's pages open on runs and charts of training."""
 _MAX_TAG_CHARS = 5000
 
 
@@ -200,7 +202,7 @@ def _ensure_experiment(uri: str, name: str) -> tuple["MlflowClient", str]:
         path = sqlite_path(uri)
         location = (path.parent / "mlartifacts").as_uri() if path else None
         try:
-            return client, client.create_experiment(name, artifact_location=location)
+            return client, client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS)
         except MlflowException:
             experiment = client.get_experiment_by_name(name)  # another job may have been faster
             if experiment is None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("rcdist")
 
+_MAX_NOTE_CHARS = 5000
 SWEEP = "sweep"
 """Value of the tag `kind` of a run that is the parent of a search's trials."""
 
@@ -40,6 +41,16 @@ def log_values(uri: str, values: Mapping[str, Mapping[str, float]], step: int) -
         logger.warning(
             "MLflow at %s: values of runs that have ended were not stored: %s.", redact(uri), describe(error)
         )
+
+
+def describe_run(uri: str, run_id: str, text: str) -> None:
+    """Give a run its description, in Markdown, which MLflow's page of it shows; what goes wrong is said."""
+    from mlflow import MlflowClient
+
+    try:
+        MlflowClient(uri).set_tag(run_id, "mlflow.note.content", text[:_MAX_NOTE_CHARS])
+    except Exception as error:
+        logger.warning("MLflow at %s: run %s has no description: %s.", redact(uri), run_id, describe(error))
 
 
 def terminate(uri: str, run_id: str, status: RunStatus) -> None:

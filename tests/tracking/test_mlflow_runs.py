@@ -6,7 +6,7 @@ import pytest
 from mlflow import MlflowClient
 
 from rcdist.tracking.mlflow import check_server, start_or_continue
-from rcdist.tracking.mlflow_runs import SWEEP, find_runs, list_names, log_values, terminate
+from rcdist.tracking.mlflow_runs import SWEEP, describe_run, find_runs, list_names, log_values, terminate
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,10 @@ def test_ended_runs_take_values_and_a_status(uri: str, caplog: pytest.LogCapture
     run_id = find_runs(uri, "test", "search", [])[0].run_id
     log_values(uri, {run_id: {"sweep/aucc": 1.5}}, step=2)
     terminate(uri, run_id, "KILLED")
+    describe_run(uri, run_id, "the *front*")
     run = MlflowClient(uri).get_run(run_id)
     assert (run.data.metrics["sweep/aucc"], run.info.status) == (1.5, "KILLED")
+    assert run.data.tags["mlflow.note.content"] == "the *front*"
     assert caplog.text == ""
 
 
