@@ -21,7 +21,7 @@ from rcdist.sweep.capacity import Capacity, Needs, count_room, describe_lack, fi
 from rcdist.sweep.folder import SweepFolder
 from rcdist.sweep.objectives import measure_plan, to_times, trial_costs
 from rcdist.sweep.progress import Progress
-from rcdist.sweep.proposals import BASELINE_SETTINGS, Proposals, find_valid, resolve
+from rcdist.sweep.proposals import BASELINE_SETTINGS, Proposals, find_cheapest, find_valid, resolve
 from rcdist.sweep.publish import close_running, prune_checkpoints, write_results
 from rcdist.sweep.results import SweepResult
 from rcdist.sweep.samplers import GridSampler, OptunaSampler, RandomSampler, Sampler
@@ -206,7 +206,9 @@ class _Sweep:
         if settings.sampler == "random":
             return RandomSampler(self.space, settings.seed)
         replayed = [trial.values for trial in journal.trials if trial.values and trial.repeats is None]
-        return OptunaSampler(self.space, settings.objectives, settings.seed, replayed)
+        candidates = list(first_combinations(self.space, _COMBINATIONS_LOOKED_AT))
+        first = find_cheapest(self.config, self.space, candidates, self._costs_of)
+        return OptunaSampler(self.space, settings.objectives, settings.seed, replayed, first)
 
     def _costs_of(self, config: JobConfig) -> dict[str, float]:
         if self.config.sweep.cost_from == "flops":

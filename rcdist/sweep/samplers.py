@@ -12,7 +12,7 @@ from rcdist.sweep.space import Parameter, Space, Values
 if TYPE_CHECKING:
     import optuna
 
-STARTUP_TRIALS = 8
+STARTUP_TRIALS = 4
 """Random trials before Optuna's estimator has anything to go by."""
 
 
@@ -88,9 +88,17 @@ class OptunaSampler:
         objectives: names; all are minimised.
         seed: of the estimator.
         replayed: values of an earlier job, to be taken in by `replay` in this order before anything is asked.
+        first: values to be proposed before the estimator's own, unless they were replayed.
     """
 
-    def __init__(self, space: Space, objectives: Sequence[str], seed: int, replayed: Sequence[Values] = ()) -> None:
+    def __init__(
+        self,
+        space: Space,
+        objectives: Sequence[str],
+        seed: int,
+        replayed: Sequence[Values] = (),
+        first: Sequence[Values] = (),
+    ) -> None:
         import optuna
         from ray.tune.search.optuna import OptunaSearch
 
@@ -103,7 +111,7 @@ class OptunaSampler:
             metric=self._objectives,
             mode=["min"] * len(objectives),
             sampler=make_estimator(seed + 1_000_003 * len(replayed)),
-            points_to_evaluate=[self._label(values) for values in replayed],
+            points_to_evaluate=[self._label(v) for v in [*replayed, *(v for v in first if v not in replayed)]],
         )
         self._count = 0
 
@@ -145,7 +153,7 @@ class OptunaSampler:
 def make_estimator(seed: int) -> "optuna.samplers.BaseSampler":
     """Return the estimator that sampler=optuna stands for: Gaussian processes, which a search of tens of trials needs.
 
-    README.md beside this file has what it is worth; the tree-structured Parzen estimator was no better than chance.
+    README.md beside this file has what it is worth, and what the tree-structured Parzen estimator is.
     """
     import optuna
 

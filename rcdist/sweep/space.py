@@ -1,6 +1,5 @@
 """The space of a search: which values of which keys, under which conditions, read from YAML and checked before use."""
 
-import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -249,11 +248,11 @@ def first_combinations(space: Space, count: int) -> Iterator[Values]:
 
     rows = [corners(parameter) for parameter in space.parameters]
     total = math.prod(len(row) for row in rows)
-    for number in itertools.islice(range(0, total, max(total // count, 1)), count):
+    for i in range(min(count, total)):
+        number = i * total // min(count, total)
         picks: dict[str, Any] = {}
-        rest = number
         for parameter, row in zip(space.parameters, rows, strict=True):
-            rest, place = divmod(rest, len(row))
+            number, place = divmod(number, len(row))
             picks[parameter.name] = row[place]
         yield space.pick(_from(picks))
 

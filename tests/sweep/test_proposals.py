@@ -13,7 +13,7 @@ from ray.tune.search import Searcher
 from rcdist.config import JobConfig
 from rcdist.errors import ConfigError
 from rcdist.sweep.capacity import Capacity
-from rcdist.sweep.proposals import Proposals, find_valid, resolve
+from rcdist.sweep.proposals import Proposals, find_cheapest, find_valid, resolve
 from rcdist.sweep.samplers import GridSampler, RandomSampler
 from rcdist.sweep.settings import SweepConfig
 from rcdist.sweep.space import Values, read_space
@@ -223,3 +223,15 @@ def test_a_space_without_a_valid_combination_is_refused(tmp_path: Path) -> None:
     parsed = read_space(space)
     with pytest.raises(ConfigError, match=r"no combination of its values is a run, for .*names f, which"):
         find_valid(config, parsed, list(parsed.grid()))
+
+
+def test_the_cheapest_combination_is_known_without_training(tmp_path: Path) -> None:
+    space = {"reservoir.plan": ["c", "cG", "T c c"], "reservoir.leak_rate": ["trained", 0.1]}
+    config = small_sweep(tmp_path, space)
+    parsed = read_space(space)
+    found = find_cheapest(config, parsed, list(parsed.grid()), lambda trial: {"cost/usd": -len(trial.reservoir.plan)})
+    assert found == [{"reservoir.plan": "T c c", "reservoir.leak_rate": "trained"}]
+    one = small_sweep(tmp_path, space, objectives=["eval/bits_per_byte"])
+    assert find_cheapest(one, parsed, list(parsed.grid()), costs_of) == []
+    measured = small_sweep(tmp_path, space, cost_from="benchmark")
+    assert find_cheapest(measured, parsed, list(parsed.grid()), costs_of) == []
