@@ -19,7 +19,7 @@ from rcdist.preflight import check_config, refusing_storage
 from rcdist.storage import say
 from rcdist.sweep.capacity import Capacity, Needs, count_room, describe_lack, find_needs, read_capacity
 from rcdist.sweep.folder import SweepFolder
-from rcdist.sweep.objectives import measure_plan, to_times, trial_costs
+from rcdist.sweep.objectives import measure_alone, to_times, trial_costs
 from rcdist.sweep.progress import Progress
 from rcdist.sweep.proposals import BASELINE_SETTINGS, Proposals, find_cheapest, find_valid, resolve
 from rcdist.sweep.publish import close_running, prune_checkpoints, write_results
@@ -133,7 +133,7 @@ class _Sweep:
             self._search(journal, tracker, progress, seeds=0)
             if config.sweep.front_seeds and not self._is_over(journal):
                 self._search(journal, tracker, progress, seeds=config.sweep.front_seeds)
-            status = "FINISHED"
+            status = "KILLED" if self._is_over(journal) else "FINISHED"
         except (KeyboardInterrupt, SystemExit):
             status = "KILLED"
             close_running(config, journal.trials)
@@ -235,22 +235,6 @@ class _Sweep:
         name = next(n for n in used if (limit := getattr(self.config.sweep, n)) is not None and used[n] >= limit)
         rule = f"used up by {len(journal.trials)} trials: {used[name]:.6g}; the front of what is done is written"
         return BudgetError(f"sweep.{name}", getattr(self.config.sweep, name), rule, "Raise it to go on")
-
-
-def measure_alone(config: JobConfig, use_gpu: bool) -> dict[str, dict[str, float]]:
-    """Benchmark a plan in a process of its own; whoever calls it has seen to it that no trial runs.
-
-    Processes of trials that have ended keep their reservation for the next one, and so the benchmark reserves nothing.
-    """
-    import ray
-
-    threads = str(max(int(config.cluster.cpus_per_worker), 1))
-    environment = {"OMP_NUM_THREADS": threads}
-    if use_gpu:
-        environment["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    task = ray.remote(num_cpus=0, max_calls=1, runtime_env={"env_vars": environment})(measure_plan)
-    found: dict[str, dict[str, float]] = ray.get(task.remote(config))
-    return found
 
 
 def fit(config: SweepConfig, proposals: Proposals, search: Search, room: int, folder: str) -> None:

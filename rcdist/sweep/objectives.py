@@ -101,6 +101,28 @@ def measure_plan(config: JobConfig, pairs: int | None = None) -> dict[str, dict[
     }
 
 
+def measure_alone(config: JobConfig, use_gpu: bool) -> dict[str, dict[str, float]]:
+    """Benchmark a plan in a process of its own; whoever calls it has seen to it that no trial runs.
+
+    Processes of trials that have ended keep their reservation for the next one, and so the benchmark reserves nothing.
+    """
+    import ray
+
+    threads = str(max(int(config.cluster.cpus_per_worker), 1))
+    environment = {"OMP_NUM_THREADS": threads}
+    options: dict[str, Any] = {"num_cpus": 0, "max_calls": 1, "runtime_env": {"env_vars": environment}}
+    if use_gpu:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        environment["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+        if nodes:  # else none is up yet, and what is measured is a processor
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(nodes[0], soft=False)
+    task = ray.remote(**options)(measure_plan)
+    found: dict[str, dict[str, float]] = ray.get(task.remote(config))
+    return found
+
+
 def to_times(
     measured: Mapping[str, Mapping[str, float]], reference: Mapping[str, Mapping[str, float]]
 ) -> dict[str, float]:

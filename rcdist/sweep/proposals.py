@@ -23,7 +23,6 @@ logger = logging.getLogger("rcdist")
 MAX_REJECTED = 1000
 """Proposals in a row that are no new run after which a search is taken to be through with its space."""
 
-
 BASELINE_SETTINGS = {"reservoir.plan": "T", "reservoir.placement": "post_scan"}
 """What the baseline has instead of the fixed part's reservoir."""
 

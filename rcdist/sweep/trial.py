@@ -100,8 +100,6 @@ def _run(
             if time.monotonic() > deadline:
                 raise
             time.sleep(1.0)
-    if not curve or curve[-1][0] < result.step * config.train.global_batch_tokens:
-        curve = read_curve(config, quality)
     if result.error is None and result.mlflow_run_id:
         seen = {**result.metrics, **trial.costs}
         values = {f"sweep/objective/{name}": seen[name] for name in search.objectives}
@@ -111,7 +109,7 @@ def _run(
         status=_status(error),
         reason="" if error is None else str(error),
         qualities={name: value for name, value in result.metrics.items() if name.startswith("eval/")},
-        curve=curve,
+        curve=read_curve(config, quality),
         used_s=result.ledger.device_s,
         used_usd=result.ledger.usd,
         wall_s=time.monotonic() - began,
@@ -128,7 +126,7 @@ def _status(error: RcdistError | None) -> Status:
 
 
 def read_curve(config: JobConfig, quality: str) -> list[tuple[float, float]]:
-    """Return the curve of a run from its log: of one that was done before, or went on from a checkpoint."""
+    """Return the whole curve of a run from its log: also of one that went on from a checkpoint in a new process."""
     from rcdist.tracking.jsonl import MetricsLog
 
     tokens = config.train.global_batch_tokens
