@@ -6,23 +6,14 @@ from typing import Any
 from rcdist.config import JobConfig
 from rcdist.errors import ConfigError
 from rcdist.model.cost import count_parameters, estimate_flops
+from rcdist.report.runs import LABELS
 from rcdist.tracking.prices import PriceRow
 
 QUALITIES = ("eval/bits_per_byte", "eval/loss_nats", "eval/perplexity")
 """What every trial records at its end, over all held-out text."""
 
-COSTS = {
-    "cost/usd": "USD to train the trial's tokens",
-    "cost/device_s": "device seconds to train the trial's tokens",
-    "model/stored_parameters": "stored parameters",
-    "model/train_flops": "training FLOPs per token",
-    "model/prefill_flops": "prefill FLOPs per token",
-    "model/decode_flops": "decode FLOPs per token",
-    "time/train_s": "training seconds per token",
-    "time/prefill_s": "prefill seconds per token",
-    "time/decode_s": "decode seconds per token",
-}
-"""What a trial costs, with its label; time/... are measured, and need sweep.cost_from=benchmark."""
+COSTS = tuple(name for name in LABELS if name not in QUALITIES)
+"""What a trial costs; time/... are measured, and need sweep.cost_from=benchmark."""
 
 
 def check_objectives(names: Sequence[str]) -> None:
