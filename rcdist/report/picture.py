@@ -13,6 +13,8 @@ _LINE_CHARS = 46
 """Of a label, in the list beside the picture; two lines at most."""
 _LINE_HEIGHT = 0.036
 """Of a line of that list, as a share of the picture."""
+_LISTED_HEIGHT = 0.75
+"""Of the list at most; the legend is below it."""
 
 
 def draw_picture(path: Path, runs: Sequence[ReportRun], objectives: Sequence[str], title: str) -> None:
@@ -68,12 +70,13 @@ def draw_picture(path: Path, runs: Sequence[ReportRun], objectives: Sequence[str
     axes.ticklabel_format(useOffset=False, axis="y")
     axes.margins(x=0.08, y=0.1)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=14, loc="best")
 
     side.axis("off")
+    # Not inside the axes: wherever it is put there, some front has a point.
+    side.legend(*axes.get_legend_handles_labels(), fontsize=14, loc="lower left")
     listed = sorted({*front, *bases}, key=lambda i: x[i])[:_MOST_LISTED]
     labels = [textwrap.wrap(shown[i].label, _LINE_CHARS)[:2] for i in listed]
-    height = min(_LINE_HEIGHT, 1.0 / max(sum(len(lines) + 1.6 for lines in labels), 1))
+    height = min(_LINE_HEIGHT, _LISTED_HEIGHT / max(sum(len(lines) + 1.6 for lines in labels), 1))
     top = 1.0
     for i, lines in zip(listed, labels, strict=True):
         run = shown[i]
