@@ -156,7 +156,7 @@ class Proposals(Searcher):
         return self._start(trial)
 
     def _start(self, trial: Trial) -> Trial | None:
-        """Write a trial down, with its costs; return None if no cluster of ours can hold it."""
+        """Write a trial down, with its costs; return None if no cluster of ours can hold it, or they are not found."""
         number = self._journal.next_number if trial.number < 0 else trial.number
         trial = trial.ended(number=number)
         config = resolve(self._config, trial)
@@ -167,9 +167,17 @@ class Proposals(Searcher):
             self._journal.put(trial)
             self._tell(trial)
             return None
-        trial = trial.ended(costs=self._costs_of(config))
+        try:
+            trial = trial.ended(costs=self._costs_of(config))
+        except (
+            Exception
+        ) as error:  # a benchmark ran out of memory, or lost its node: that is the end of this trial only
+            reason = " ".join(f"its cost cannot be found: {type(error).__name__}: {error}".split())[:500]
+            trial = trial.ended(status="failed", reason=reason)
+            logger.warning("trial %d, plan %s: %s", number, trial.plan, reason)
         self._journal.put(trial)
-        return trial
+        self._tell(trial)
+        return trial if trial.status == "running" else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Do nothing: what matters comes at the end."""

@@ -181,6 +181,21 @@ def test_costs_that_are_measured_are_measured_while_nothing_runs(tmp_path: Path)
     assert number_of(found.suggest("2")) == 2
 
 
+def test_a_cost_that_cannot_be_measured_is_the_end_of_that_trial_only(tmp_path: Path) -> None:
+    def measure(config: JobConfig) -> dict[str, float]:
+        if config.reservoir.plan == "c":
+            raise MemoryError("no room")
+        return {"cost/usd": 1.0}
+
+    config = small_sweep(tmp_path, GRID, trials=None, sampler="grid")
+    journal = Journal(tmp_path / "trials.jsonl")
+    sampler = GridSampler(read_space(GRID))
+    found = Proposals(config, read_space(GRID), sampler, journal, LAPTOP, measure)
+    assert [plan_of(row) for row in suggest_all(found)] == ["T", "T c", "G", "T G"]
+    assert journal.trials[1].status == "failed"
+    assert journal.trials[1].reason == "its cost cannot be found: MemoryError: no room"
+
+
 def test_nothing_starts_over_budget(tmp_path: Path) -> None:
     config = small_sweep(tmp_path, GRID, trials=None, sampler="grid")
     found, _ = proposals(config, GridSampler(read_space(GRID)), tmp_path, is_over=lambda: True)
