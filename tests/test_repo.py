@@ -61,7 +61,7 @@ def test_files_are_short() -> None:
     assert {path: n for path, n in lengths.items() if n > limit(path)} == {}
 
 
-FREE_TESTS = {"test_repo", "test_search", "test_bad_input", "test_kernels", "test_checkpointer_saving"}
+FREE_TESTS = {"test_repo", "test_search", "test_bad_input", "test_kernels", "test_steps", "test_checkpointer_saving"}
 """Test files that belong to no single source file: of the repository, of all jobs, of a GPU, half of a long one."""
 
 TESTED_ELSEWHERE = {
@@ -94,6 +94,10 @@ TESTED_ELSEWHERE = {
     "rcdist/report/figures": "report/test_page",
     "rcdist/report/runs": "report/test_page",
     "rcdist/result": "test_launch",
+    "rcdist/train/flat_steps": "train/test_engine and gpu/test_steps",
+    "rcdist/train/hooked_steps": "train/test_engine",
+    "rcdist/train/replay": "gpu/test_steps",
+    "rcdist/train/step_result": "train/test_engine",
     "rcdist/sweep/page": "sweep/test_results",
     "rcdist/sweep/progress": "sweep/test_driver",
     "rcdist/sweep/publish": "sweep/test_results",

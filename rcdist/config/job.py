@@ -60,6 +60,9 @@ class TrainConfig(Section):
     """DeepSpeed ZeRO: 0 none, 1 optimizer states, 2 and gradients, 3 and parameters are partitioned."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more compute."""
+    cuda_graphs: bool = True
+    """On a GPU, at stages 0 to 2: launch each micro-batch at once and exchange gradients once per step, which takes 4
+    bytes of memory per trained weight; false: DeepSpeed's hooks handle every gradient."""
     on_nonfinite: Literal["skip", "stop"] = "skip"
     """A step whose loss or gradient norm is NaN or Inf: skip the update, or stop with exit code 5."""
     backend: Literal["auto", "reference", "cpu", "triton"] = "auto"

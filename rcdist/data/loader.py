@@ -34,6 +34,10 @@ class MicroBatch:
     starts_BT: Tensor
     weights_BT: Tensor
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return them in the order in which the model takes them."""
+        return self.tokens_BT, self.starts_BT, self.targets_BT, self.weights_BT
+
 
 @dataclass(frozen=True)
 class StepBatch:

@@ -12,7 +12,7 @@ from rcdist.model.init import InitKey, matrix_std, ones
 from rcdist.model.reservoir import ReservoirBank
 from rcdist.ops.cross_entropy import linear_cross_entropy
 from rcdist.ops.gated import glu_quantise, readout_quantise
-from rcdist.ops.norm import add_norm_quantise, rms_norm
+from rcdist.ops.norm import add_norm_quantise, add_norms_quantise, rms_norm
 from rcdist.ops.project import Frozen, Trained, project
 from rcdist.ops.quantise import Quantised, Rounding
 from rcdist.ops.topology import LinearMap
@@ -197,11 +197,14 @@ class InputNorms(nn.Module):
 
     norm=shared: one RMSNorm, one quantisation for all. norm=per_projection: the block's norm, and then each name in
     `names` has a gain and a quantisation of its own, as in the public code.
+
+    separately: call each norm's own forward: ZeRO stage 3 gathers a gain around the module that holds it.
     """
 
-    def __init__(self, config: ModelConfig, width: int, names: tuple[str, ...]) -> None:
+    def __init__(self, config: ModelConfig, width: int, names: tuple[str, ...], separately: bool = False) -> None:
         super().__init__()
-        self.is_shared = config.norm == "shared"
+        self.is_shared, self.separately = config.norm == "shared", separately
+        self.eps, self.rounding = config.norm_eps, config.rounding
         self.norm = self._build(config, width) if self.is_shared else Norm(width, config.norm_eps)
         self.own = nn.ModuleList([] if self.is_shared else [self._build(config, width) for _ in names])
         self.num_names = len(names)
@@ -215,6 +218,10 @@ class InputNorms(nn.Module):
         if self.is_shared:
             x, *z = self.norm(x, delta)
             return x, [tuple(z)] * self.num_names
+        if not self.separately:
+            gains: list[Tensor] = [norm.weight for norm in self.own]  # type: ignore[misc]
+            x, each = add_norms_quantise(x, delta, self.norm.weight, gains, self.eps, self.rounding)
+            return x, [(z.handle, z.values, z.scale) for z in each]  # type: ignore[misc]
         x = x if delta is None else x + delta
-        z = self.norm(x)
-        return x, [tuple(norm(z)[1:]) for norm in self.own]
+        u = self.norm(x)
+        return x, [tuple(norm(u)[1:]) for norm in self.own]

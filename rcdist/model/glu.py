@@ -24,7 +24,7 @@ class GLU(nn.Module):
         config = builder.architecture.model
         self.separately = builder.separately
         # The public code has gate and up as one matrix: with norm=per_projection they have one norm between them.
-        self.input = InputNorms(config, config.width, ("gate_up",))
+        self.input = InputNorms(config, config.width, ("gate_up",), builder.separately)
         self.gate_proj = builder.build(layer, "G", init.at("gate_proj"))
         self.up_proj = builder.build(layer, "U", init.at("up_proj"))
         self.down_proj = builder.build(layer, "D", init.at("down_proj"))

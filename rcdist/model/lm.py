@@ -96,7 +96,7 @@ class LanguageModel(nn.Module):
         self.lower_bounds = LowerBounds(model_config.num_layers, width) if is_trained else None
         blocks = init.at("blocks")
         self.blocks = nn.ModuleList(Block(builder, i, blocks.at(i)) for i in range(model_config.num_layers))
-        self.output = InputNorms(model_config, width, ("head",))
+        self.output = InputNorms(model_config, width, ("head",), separately)
         head_std = model_config.head_init_gain * UNIT_GAIN / width**0.5
         self.head = Head(init.at("head"), shape, head_std, model_config.rounding)
 

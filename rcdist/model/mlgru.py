@@ -69,7 +69,7 @@ class MLGRU(nn.Module):
 
         self.names = ("f",) * (self.leak_rate == "trained") + ("c",) + ("g",) * (self.output_gate == "full")
         self.names += ("r",) * (self.placement in ("reset_gate", "token_shift"))
-        self.input = InputNorms(config, width, self.names)
+        self.input = InputNorms(config, width, self.names, builder.separately)
         self.f_proj = builder.build(layer, "f", init.at("f_proj")) if self.leak_rate == "trained" else None
         self.c_proj = builder.build(layer, "c", init.at("c_proj"))
         self.g_proj = builder.build(layer, "g", init.at("g_proj")) if self.output_gate == "full" else None

@@ -1,5 +1,6 @@
 """Call an operation with its own backward pass, and save what that needs only where a gradient may be asked for."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,4 +24,10 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
 
 def hollow(like: Tensor) -> Tensor:
     """Return a tensor of the shape and dtype that holds one element: it only carries a gradient."""
-    return like.new_zeros(1).expand(like.shape)
+    return _zero(like.dtype, like.device).expand(like.shape)
+
+
+@cache
+def _zero(dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Made once: on a GPU, filling one element costs a launch.
+    return torch.zeros(1, dtype=dtype, device=device)

@@ -42,6 +42,14 @@ def _cross_entropy_kernel(
             tl.store(gradient + row + n, value.to(gradient.dtype.element_ty), mask=n < width)
 
 
+def _add_product(total_VK: Tensor, a_VM: Tensor, b_MK: Tensor) -> None:
+    """Add a b to float32 sums in place."""
+    if total_VK.device.type == "cuda":
+        torch.addmm(total_VK, a_VM, b_MK, out_dtype=torch.float32, out=total_VK)
+    else:  # interpreted
+        total_VK += a_VM @ b_MK
+
+
 def forward(
     dtype: torch.dtype,
     values_MK: Tensor,
@@ -57,7 +65,7 @@ def forward(
     device = values_MK.device
     num_rows, vocabulary = len(values_MK), len(ternary_VK)
     chunk = min(max(_CHUNK // vocabulary, 1), num_rows)
-    columns, wide = beta.expand(vocabulary).contiguous(), torch.empty(0, device=device)
+    columns, wide = beta.expand(vocabulary), torch.empty(0, device=device)
     nats = torch.empty(num_rows, device=device)
     dtokens_MK = dweight_VK = None
     if is_trained:
@@ -77,5 +85,5 @@ def forward(
         )
         if dtokens_MK is not None and dweight_VK is not None:
             torch.mm(dlogits[: len(codes)], matrix_VK, out=dtokens_MK[part])
-            dweight_VK += dlogits[: len(codes)].t() @ scale_rows(codes, rows, dtype)
+            _add_product(dweight_VK, dlogits[: len(codes)].t(), scale_rows(codes, rows, dtype))
     return nats.sum(), dtokens_MK, dweight_VK

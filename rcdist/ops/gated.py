@@ -65,8 +65,11 @@ class _GatedQuantise(torch.autograd.Function):
         ctx.twin = twin
         ctx.save_for_backward(a, b, a_gain_D, gain_D, inverses)
         ctx.mark_non_differentiable(codes, scale)
+        ctx.set_materialize_grads(False)
         return hollow(a), codes, scale
 
     @staticmethod
-    def backward(ctx: Any, dz: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dz: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if dz is None:
+            return (None,) * 6
         return None, *ctx.twin.backward(*ctx.saved_tensors, dz.contiguous()), None

@@ -2,13 +2,14 @@
 
 # Shapes: D width of the last dimension, ... any leading dimensions.
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rcdist.ops.autograd import apply, hollow
-from rcdist.ops.backend import twin_of
+from rcdist.ops.backend import backend_of, twin_of
 from rcdist.ops.quantise import Quantised, Rounding, quantise_tokens
 
 
@@ -57,6 +58,77 @@ class _AddNormQuantise(torch.autograd.Function):
             return None, dx_new, dx_new, None, None
         dx, dgain_D = ctx.twin.backward(*ctx.saved_tensors, dz, dx_new)
         return None, dx, dx if ctx.has_delta else None, dgain_D, None
+
+
+def add_norms_quantise(
+    x: Tensor,
+    delta: Tensor | None,
+    gain_D: Tensor,
+    gains: Sequence[Tensor],
+    eps: float,
+    rounding: Rounding = "nearest",
+) -> tuple[Tensor, list[Quantised]]:
+    """Add to the residual stream, normalise the sum, and normalise and round that again for each of several products.
+
+    x' = x + delta;  u = RMSNorm(x') * gain;  z_i = Q8(RMSNorm(u) * gains_i)
+
+    Args:
+        x: (..., D), any float dtype.
+        delta: like x. None: nothing is added.
+        gain_D: of the first norm.
+        gains: of the second norms, one gain per channel each.
+        eps: added to every mean square.
+        rounding: identity passes each z through exactly.
+
+    Returns:
+        x' (x itself without delta) and each z, as `add_norm_quantise`.
+
+    Cost: fused (Triton, up to four z), x and delta are read once, x' and one byte per element and z are written, and u
+    never is; else u is written, and read once for each z.
+    """
+    if rounding == "nearest" and backend_of(x) == "triton" and len(gains) <= _MOST_FUSED:
+        *new, codes, scale, handles = _split(apply(_AddNormsQuantise, x, delta, gain_D, eps, *gains), len(gains))
+        return new[0] if new else x, [Quantised(*z) for z in zip(handles, codes, scale, strict=True)]
+    x = x if delta is None else x + delta
+    u = rms_norm(x, gain_D, eps)
+    return x, [add_norm_quantise(u, None, gain, eps, rounding)[1] for gain in gains]
+
+
+_MOST_FUSED = 4
+
+
+def _split(results: tuple[Tensor, ...], num: int) -> list[Any]:
+    *new, codes, scale = results[: len(results) - num]
+    return [*new, codes, scale, results[len(results) - num :]]
+
+
+class _AddNormsQuantise(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, delta: Tensor | None, gain_D: Tensor, eps: float, *gains: Tensor
+    ) -> tuple[Tensor, ...]:
+        from rcdist.ops import norms_triton
+
+        gains_ND = torch.stack(gains)
+        x_new, codes, scale, inverses = norms_triton.forward(x, delta, gain_D, gains_ND, eps)
+        ctx.has_delta, ctx.num = delta is not None, len(gains)
+        ctx.save_for_backward(x_new, gain_D, gains_ND, inverses)
+        ctx.mark_non_differentiable(codes, scale)
+        ctx.set_materialize_grads(False)
+        return *((x_new,) if ctx.has_delta else ()), codes, scale, *(hollow(x_new) for _ in gains)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        from rcdist.ops import norms_triton
+
+        x_new, gain_D, gains_ND, inverses = ctx.saved_tensors
+        dx_new, dz = gradients[0] if ctx.has_delta else None, gradients[-ctx.num :]
+        if all(gradient is None for gradient in dz):
+            return dx_new, dx_new if ctx.has_delta else None, *[None] * (2 + ctx.num)
+        whole = [torch.zeros_like(x_new) if gradient is None else gradient for gradient in dz]
+        dx, dgains = norms_triton.backward(x_new, gain_D, gains_ND, inverses, whole, dx_new)
+        dgain_D, *rest = dgains.unbind(0)
+        return dx, dx if ctx.has_delta else None, dgain_D, None, *rest
 
 
 def rms_norm(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:

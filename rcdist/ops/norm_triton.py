@@ -7,7 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcdist.ops.triton_common import num_programs, num_warps, round_to_nearest
+from rcdist.ops.triton_common import column_sums, num_programs, num_warps, round_to_nearest
+
+_FORWARD, _BACKWARD = 32, 16
+"""Channels a thread; the fastest of 4, 8, 16 and 32 on an H100."""
 
 
 @triton.jit
@@ -67,7 +70,7 @@ def forward(x: Tensor, delta: Tensor | None, gain_D: Tensor, eps: float) -> tupl
         *(x, x if delta is None else delta.contiguous(), x_new, gain_D, codes, scale, inverse, width, eps),
         HAS_DELTA=delta is not None,
         BLOCK=block,
-        num_warps=num_warps(block),
+        num_warps=num_warps(block, _FORWARD),
     )
     return x_new, codes, scale, inverse
 
@@ -75,13 +78,14 @@ def forward(x: Tensor, delta: Tensor | None, gain_D: Tensor, eps: float) -> tupl
 def backward(x: Tensor, gain_D: Tensor, inverse: Tensor, dz: Tensor, dx_new: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the gradients of x and of the gain."""
     rows, width = inverse.numel(), x.shape[-1]
-    programs = num_programs(x, rows)
-    dx, dgain = torch.empty_like(x), torch.empty(programs, width, device=x.device)
     block = triton.next_power_of_2(width)
+    warps = num_warps(block, _BACKWARD)
+    programs = num_programs(x, rows, warps)
+    dx, dgain = torch.empty_like(x), torch.empty(1, programs, width, device=x.device)
     _backward_kernel[(programs,)](
         *(x, gain_D, inverse, dz.contiguous(), x if dx_new is None else dx_new.contiguous(), dx, dgain, rows, width),
         HAS_DX=dx_new is not None,
         BLOCK=block,
-        num_warps=num_warps(block),
+        num_warps=warps,
     )
-    return dx, dgain.sum(0).to(gain_D.dtype)
+    return dx, column_sums(dgain, gain_D.dtype)[0]

@@ -25,8 +25,9 @@ _CONFIGS = [
 
 @triton.jit
 def product_kernel(
-    codes, ternary, rows, columns, out, M, N, K, rows_class, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
-):
+    codes, ternary, rows, columns, out, M, N, K, columns_step, rows_class,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
     """Store (codes ternary^T) * rows * columns; blocks of rows follow one another, so that the matrix stays near."""
     program, tiles_n = tl.program_id(0), tl.cdiv(N, BN)
     group = 8 * tiles_n
@@ -46,7 +47,7 @@ def product_kernel(
         left += BK
         right += BK
     row = tl.load(rows + m, mask=m < M, other=0.0)
-    column = tl.load(columns + n, mask=n < N, other=0.0)
+    column = tl.load(columns + n * columns_step, mask=n < N, other=0.0)
     value = sums.to(tl.float32) * row[:, None] * column[None, :]
     place = out + m.to(tl.int64)[:, None] * N + n[None, :]
     tl.store(place, value.to(out.dtype.element_ty), mask=(m < M)[:, None] & (n < N)[None, :])
@@ -61,7 +62,8 @@ def dense_product(like: Tensor, codes_MK: Tensor, rows_M: Tensor, ternary_NK: Te
         return (triton.cdiv(num_rows, meta["BM"]) * triton.cdiv(outputs, meta["BN"]),)
 
     rows_class = min(triton.next_power_of_2(num_rows), 8192)
-    arguments = (codes_MK, ternary_NK, rows_M, columns_N, out, num_rows, outputs, inputs, rows_class)
+    sizes = (num_rows, outputs, inputs, columns_N.stride(0), rows_class)
+    arguments = (codes_MK, ternary_NK, rows_M, columns_N, out, *sizes)
     if like.device.type == "cuda":
         _tuned_product()[grid](*arguments)
     else:  # interpreted: there is no device to time tiles on
@@ -75,10 +77,11 @@ def _tuned_product() -> Any:
 
 
 @triton.jit
-def _scale_rows_kernel(codes, rows, out, size, width, BLOCK: tl.constexpr):
+def _scale_rows_kernel(codes, rows, out, size, width, rows_step, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
-    value = tl.load(codes + at, mask=inside, other=0).to(tl.float32) * tl.load(rows + at // width, mask=inside, other=0)
+    scale = tl.load(rows + at // width * rows_step, mask=inside, other=0)
+    value = tl.load(codes + at, mask=inside, other=0).to(tl.float32) * scale
     tl.store(out + at, value.to(out.dtype.element_ty), mask=inside)
 
 
@@ -87,9 +90,8 @@ def scale_rows(codes_MK: Tensor, rows_M: Tensor, dtype: torch.dtype) -> Tensor:
     out = torch.empty(codes_MK.shape, dtype=dtype, device=codes_MK.device)
     block = 4096
     grid = (triton.cdiv(codes_MK.numel(), block),)
-    _scale_rows_kernel[grid](
-        codes_MK.contiguous(), rows_M.contiguous(), out, codes_MK.numel(), codes_MK.shape[1], BLOCK=block, num_warps=8
-    )
+    sizes = (codes_MK.numel(), codes_MK.shape[1], rows_M.stride(0))
+    _scale_rows_kernel[grid](codes_MK.contiguous(), rows_M, out, *sizes, BLOCK=block, num_warps=8)
     return out
 
 

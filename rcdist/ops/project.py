@@ -81,9 +81,9 @@ class _Operand(NamedTuple):
     is_frozen: bool
 
     def columns(self, gain_N: Tensor | None, like: Tensor) -> Tensor | None:
-        """Return what multiplies each output channel, float32 or wider; None: 1."""
+        """Return what multiplies each output channel, float32 or wider, maybe one number expanded; None: 1."""
         if not isinstance(self.scale, float):
-            return None if self.scale is None else self.scale.expand(self.matrix.shape[0]).contiguous()
+            return None if self.scale is None else self.scale.expand(self.matrix.shape[0])
         wide = torch.promote_types(like.dtype, torch.float32)
         if gain_N is None:
             return torch.full((self.matrix.shape[0],), self.scale, dtype=wide, device=like.device)

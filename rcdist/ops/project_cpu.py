@@ -15,6 +15,7 @@ from rcdist.ops.topology import BlockDiagonalMap, DenseMap, HadamardMap, LinearM
 
 def forward(like: Tensor, codes_MK: Tensor, rows_M: Tensor, matrix: LinearMap, columns_N: Tensor) -> Tensor:
     """Return (codes A^T) * rows * columns, (M, N) in the dtype of `like`."""
+    columns_N = columns_N.contiguous()
     if isinstance(matrix, DenseMap):
         return scaled_int8_matmul(like, codes_MK, rows_M, matrix.ternary_NK, columns_N)
     out = torch.empty(len(codes_MK), matrix.shape[0], dtype=like.dtype)
@@ -27,6 +28,7 @@ def forward(like: Tensor, codes_MK: Tensor, rows_M: Tensor, matrix: LinearMap, c
 
 def backward(dy_MN: Tensor, matrix: LinearMap, columns_N: Tensor, total_MK: Tensor | None) -> Tensor:
     """Return total + (dy * columns) A, (M, K); total is added to in place."""
+    columns_N = columns_N.contiguous()
     add = total_MK is not None
     if isinstance(matrix, HadamardMap | BlockDiagonalMap):
         out = torch.empty(len(dy_MN), matrix.shape[1], dtype=dy_MN.dtype) if total_MK is None else total_MK

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rcdist.ops.triton_common import column_sums
+
 _CHANNELS = 32
 _UNROLL = 32
 _TILE, _TILE_CHANNELS, _STAGES = 16, 64, 3
@@ -189,13 +191,12 @@ def forward(
             num_warps=1,
         )
 
-    state = pc.new_zeros(batch, width, dtype=torch.float32) if h0 is None else h0
     if chunks == 1:
-        before = state.unsqueeze(1)
+        before = pc.new_zeros(batch, width, dtype=torch.float32) if h0 is None else h0
     else:
         run(decay, write=False)
-        before = _through_chunks(state, decay, end)
-    run(before.contiguous(), write=True)
+        before = _through_chunks(h0, decay, end)
+    run(before, write=True)
     return h, end[:, -1].clone()
 
 
@@ -238,39 +239,50 @@ def backward(
             num_warps=1,
         )
 
-    carry = torch.zeros(batch, width, device=pc.device) if dlast is None else dlast.float()
+    carry = None if dlast is None else dlast.float().contiguous()
     if chunks == 1:
-        after = carry.unsqueeze(1)
+        after = torch.zeros(batch, width, device=pc.device) if carry is None else carry
     else:
         run(decay, write=False)
-        after = _through_chunks(carry, decay.flip(1), begin.flip(1)).flip(1)
-    run(after.contiguous(), write=True)
-    return dpf, dpc, dgamma.sum((0, 1)), begin[:, 0]
+        after = _through_chunks(carry, decay, begin, backwards=True)
+    run(after, write=True)
+    return dpf, dpc, column_sums(dgamma.view(1, batch * chunks, width), torch.float32)[0], begin[:, 0]
 
 
 @triton.jit
-def _chunks_kernel(state, decay, end, before, chunks, width, CHUNKS: tl.constexpr, CHANNELS: tl.constexpr):
+def _chunks_kernel(
+    state, decay, end, before, chunks, width,
+    HAS_STATE: tl.constexpr, BACKWARDS: tl.constexpr, CHUNKS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
     b = tl.program_id(1).to(tl.int64)
     i = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     k = tl.arange(0, CHUNKS)
     inside = i < width
     here = (k < chunks)[:, None] & inside[None, :]
-    at = (b * chunks + k)[:, None] * width + i[None, :]
+    place, first_place, next_place = k, b * 0, 1
+    if BACKWARDS:
+        place, first_place, next_place = chunks - 1 - k, b * 0 + chunks - 1, -1
+    at = (b * chunks + place)[:, None] * width + i[None, :]
     decays = tl.load(decay + at, mask=here, other=1.0)
     ends = tl.load(end + at, mask=here, other=0.0)
-    first = tl.load(state + b * width + i, mask=inside, other=0.0)
+    first = tl.zeros([CHANNELS], tl.float32)
+    if HAS_STATE:
+        first = tl.load(state + b * width + i, mask=inside, other=0.0)
     decays, states = tl.associative_scan((decays, ends), 0, _chain)
-    tl.store(before + b * chunks * width + i, first, mask=inside)
+    tl.store(before + (b * chunks + first_place) * width + i, first, mask=inside)
     # What a chunk leaves is what the next one finds.
-    tl.store(before + at + width, decays * first[None, :] + states, mask=here & (k < chunks - 1)[:, None])
+    after = decays * first[None, :] + states
+    tl.store(before + at + next_place * width, after, mask=here & (k < chunks - 1)[:, None])
 
 
-def _through_chunks(state_BH: Tensor, decay_BCH: Tensor, end_BCH: Tensor) -> Tensor:
-    """Return the state before every chunk, (B, C, H), from what each chunk does to a state."""
+def _through_chunks(state_BH: Tensor | None, decay_BCH: Tensor, end_BCH: Tensor, *, backwards: bool = False) -> Tensor:
+    """Return the state before every chunk, (B, C, H), from what each chunk does to a state; backwards: from the end."""
     batch, chunks, width = decay_BCH.shape
-    before_BCH = torch.empty(batch, chunks, width, device=state_BH.device)
+    before_BCH = torch.empty_like(decay_BCH)
     _chunks_kernel[(triton.cdiv(width, _CHANNELS), batch)](
-        *(state_BH.contiguous(), decay_BCH.contiguous(), end_BCH.contiguous(), before_BCH, chunks, width),
+        *(decay_BCH if state_BH is None else state_BH, decay_BCH, end_BCH, before_BCH, chunks, width),
+        HAS_STATE=state_BH is not None,
+        BACKWARDS=backwards,
         CHUNKS=triton.next_power_of_2(chunks),
         CHANNELS=_CHANNELS,
         num_warps=4,

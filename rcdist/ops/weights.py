@@ -1,6 +1,8 @@
 """Round trained matrices to ternary, once for all uses of an optimizer step where that is allowed."""
 
+import importlib
 from contextvars import ContextVar, Token
+from typing import Any
 
 from torch import Tensor
 
@@ -31,6 +33,11 @@ class WeightsQuantisedOnce:
     def __exit__(self, *_: object) -> None:
         _scope.reset(self._entered.pop())
 
+    def round_again(self) -> None:
+        """Round whatever is kept once more, into the tensors where it lies: the weights have changed."""
+        for weight, kept in self._kept.values():
+            _quantise(weight, "nearest", kept)
+
 
 def quantised_weight(weight_NK: Tensor, rounding: Rounding = "nearest") -> Quantised:
     """Round a matrix to ternary, or return what it was rounded to in the open scope."""
@@ -43,6 +50,20 @@ def quantised_weight(weight_NK: Tensor, rounding: Rounding = "nearest") -> Quant
     return Quantised(weight_NK, kept[1].values, kept[1].scale)
 
 
-def _quantise(weight_NK: Tensor, rounding: Rounding) -> Quantised:
-    is_compiled = rounding == "nearest" and backend_of(weight_NK) == "cpu"
-    return quantise_weight_cpu(weight_NK) if is_compiled else quantise_weight(weight_NK, rounding)
+def _quantise(weight_NK: Tensor, rounding: Rounding, out: Quantised | None = None) -> Quantised:
+    backend = backend_of(weight_NK) if rounding == "nearest" else "reference"
+    if backend == "triton":
+        rounded: Quantised = _triton().quantise_weight_triton(weight_NK, out)
+        return rounded
+    rounded = quantise_weight_cpu(weight_NK) if backend == "cpu" else quantise_weight(weight_NK, rounding)
+    if out is None:
+        return rounded
+    out.values.copy_(rounded.values)
+    if out.scale is not None and rounded.scale is not None:
+        out.scale.copy_(rounded.scale)
+    return out
+
+
+def _triton() -> Any:
+    # Only where it is used: a CPU build of torch comes without it.
+    return importlib.import_module("rcdist.ops.quantise_triton")

@@ -67,13 +67,25 @@ def is_unwrapped(config: JobConfig) -> bool:
     return config.train.zero_stage == 0 and config.train.precision == "fp32"
 
 
-def build_deepspeed_config(config: JobConfig, num_workers: int, num_trained: int) -> dict[str, Any]:
+def has_flat_steps(config: JobConfig) -> bool:
+    """Say whether a GPU may run micro-batches as CUDA graphs and exchange gradients once per step.
+
+    Not at stage 3, which gathers weights into memory that moves, nor where DeepSpeed keeps optimizer state elsewhere.
+    """
+    offloads = "offload_optimizer" in config.deepspeed.get("zero_optimization", {})
+    return config.train.cuda_graphs and config.train.zero_stage < 3 and not offloads
+
+
+def build_deepspeed_config(
+    config: JobConfig, num_workers: int, num_trained: int, *, is_flat: bool = False
+) -> dict[str, Any]:
     """Write the DeepSpeed configuration.
 
     Args:
         config: the run.
         num_workers: data-parallel world size.
         num_trained: trained parameters; buckets larger than the model would only waste memory.
+        is_flat: `FlatSteps` checks gradients, clips them and skips updates, on the device: DeepSpeed does not.
 
     Raises:
         ConfigError: a raw key is one that rcdist owns, or "auto" stands where rcdist has no value.
@@ -94,6 +106,11 @@ def build_deepspeed_config(config: JobConfig, num_workers: int, num_trained: int
         "steps_per_print": None,
         "checkpoint": {"tag_validation": "Ignore"},
     }
+    if is_flat:
+        base["gradient_clipping"] = 0.0
+        base["bf16"]["check_grad_overflow"] = False
+        if config.train.zero_stage > 0:
+            base["zero_optimization"]["compute_grad_norm"] = False
     _check_owned(config.deepspeed, base, prefix="")
     _check_names(config.deepspeed)
     return _merge(base, config.deepspeed, prefix="")

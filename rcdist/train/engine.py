@@ -7,7 +7,6 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +18,11 @@ from rcdist.checkpoint.manifest import ZERO_FOLDER
 from rcdist.checkpoint.untrusted import expected_classes
 from rcdist.config import JobConfig
 from rcdist.data.loader import MicroBatch
-from rcdist.ops.weights import WeightsQuantisedOnce
-from rcdist.train.deepspeed_config import build_deepspeed_config, is_unwrapped
+from rcdist.train.deepspeed_config import build_deepspeed_config, has_flat_steps
+from rcdist.train.flat_steps import FlatSteps
+from rcdist.train.hooked_steps import HookedSteps
 from rcdist.train.optim import DECAY_GROUP, build_parameter_groups
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """Hold what one optimizer step measured, equal on every rank.
-
-    Attributes:
-        loss_nats: mean loss per real target token of the global batch, in nats.
-        grad_norm: global 2-norm of the gradient before clipping; inf or NaN when the step was skipped.
-        applied: False when the update was skipped: loss or gradient was not finite, or the loss above its limit.
-        summed: the numbers of `also_sum`, added up over the ranks.
-    """
-
-    loss_nats: float
-    grad_norm: float
-    applied: bool
-    summed: tuple[float, ...] = ()
+from rcdist.train.step_result import StepResult
 
 
 class Engine:
@@ -49,9 +33,18 @@ class Engine:
         config: the run.
         world_size: workers in the already initialised process group.
         device: where the model trains.
+        is_flat: take `FlatSteps`. None: on a GPU, where the run allows it.
     """
 
-    def __init__(self, model: torch.nn.Module, config: JobConfig, *, world_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        config: JobConfig,
+        *,
+        world_size: int,
+        device: torch.device,
+        is_flat: bool | None = None,
+    ) -> None:
         deepspeed = _import_deepspeed(device)
         settings = config.optimizer
         groups = build_parameter_groups(model, settings.weight_decay)
@@ -63,18 +56,22 @@ class Engine:
             eps=settings.eps,
             fused=True,
         )
-        self._world_size = world_size
         self.device = device
         self._zero_stage = config.train.zero_stage
-        self._is_unwrapped = is_unwrapped(config)
-        self._clip_norm = settings.clip_norm
-        ds_config = build_deepspeed_config(config, world_size, num_trained)
+        if is_flat is None:
+            is_flat = device.type == "cuda" and has_flat_steps(config)
+        ds_config = build_deepspeed_config(config, world_size, num_trained, is_flat=is_flat)
         self.num_micro_batches: int = ds_config["gradient_accumulation_steps"]
         with warnings.catch_warnings(), _without_effect(self._optimizer):
             warnings.simplefilter("ignore")
             self._engine, *_ = deepspeed.initialize(
                 model=model.to(device), optimizer=self._optimizer, config=ds_config, dist_init_required=False
             )
+        self.steps: FlatSteps | HookedSteps = (
+            FlatSteps(self._engine, self._optimizer, config, world_size, device)
+            if is_flat
+            else HookedSteps(self._engine, config, world_size, device)
+        )
 
     @property
     def module(self) -> torch.nn.Module:
@@ -106,30 +103,7 @@ class Engine:
             group["lr"] = learning_rate
             if group["name"] == DECAY_GROUP:
                 group["weight_decay"] = weight_decay
-        self._engine.train()
-        # DeepSpeed averages over ranks and divides by the accumulation steps; undoing both leaves sum / global_tokens.
-        scale = self._world_size * self.num_micro_batches / global_tokens
-        shared = torch.tensor([0.0, *also_sum], dtype=torch.float64, device=self.device)
-        grad_norm: float | None = None
-        with self._weights_kept():
-            for i, batch in enumerate(micro_batches):
-                loss = self._forward(batch)
-                shared[0] += loss.detach()
-                is_last = i + 1 == len(micro_batches)
-                if is_last:
-                    # Before the last backward pass, and without reading the value, which would
-                    # synchronise a GPU: a gradient that is not finite makes every rank skip the update, at every stage.
-                    dist.all_reduce(shared)
-                    loss = loss * torch.where(shared[0] / global_tokens > loss_limit, math.nan, 1.0).to(loss.dtype)
-                self._engine.backward(loss * scale)
-                if is_last and self._is_unwrapped:
-                    grad_norm = self._clip_or_drop()
-                self._engine.step()
-        if grad_norm is None:
-            grad_norm = float(self._engine.get_global_grad_norm())
-        applied = math.isfinite(grad_norm) and self._engine.was_step_applied()
-        loss_sum, *summed = shared.tolist()
-        return StepResult(loss_sum / global_tokens, grad_norm, applied, tuple(summed))
+        return self.steps.train(micro_batches, global_tokens, loss_limit, also_sum)
 
     def close(self) -> None:
         """Let go of DeepSpeed's hooks, which keep model and optimizer alive in a process that trains once more."""
@@ -139,30 +113,15 @@ class Engine:
         """Call `hook` each time the optimizer is about to change this rank's share of the weights."""
         self._optimizer.register_step_pre_hook(lambda *_: hook())
 
-    def _weights_kept(self) -> contextlib.AbstractContextManager[None]:
-        """Quantise the weights once per optimizer step; at stage 3 they are complete only while gathered."""
-        return contextlib.nullcontext() if self._zero_stage == 3 else WeightsQuantisedOnce()
-
-    def _forward(self, batch: MicroBatch) -> torch.Tensor:
-        moved = (batch.tokens_BT, batch.starts_BT, batch.targets_BT, batch.weights_BT)
-        return self._engine(*(tensor.to(self.device, non_blocking=True) for tensor in moved))
-
-    def _clip_or_drop(self) -> float:
-        """Clip the reduced gradient and return its norm; drop it when it is not finite, so that AdamW does nothing."""
-        parameters = [p for p in self._engine.module.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-        if not torch.isfinite(norm):
-            for parameter in parameters:
-                parameter.grad = None
-        elif self._clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_norm, norm)
-        return float(norm)
-
     @torch.no_grad()
-    def evaluate_sum(self, batch: MicroBatch) -> torch.Tensor:
-        """Return the summed loss in nats of one batch of this rank, float64, without gradient."""
-        self._engine.eval()
-        return self._forward(batch).double()
+    def evaluate_sum(self, batch: MicroBatch, *, is_observed: bool = False) -> torch.Tensor:
+        """Return the summed loss in nats of one batch of this rank, float64, without gradient, on the device.
+
+        Args:
+            batch: of any shape.
+            is_observed: the module's own code is to run, because somebody in it looks on.
+        """
+        return self.steps.evaluate(batch, is_observed=is_observed)
 
     @contextlib.contextmanager
     def gathered(self, parameter: torch.nn.Parameter) -> Iterator[None]:
@@ -212,6 +171,7 @@ class Engine:
             if isinstance(state.get("step"), torch.Tensor):
                 # The universal load leaves it on the CPU, which fused AdamW refuses on a GPU.
                 state["step"] = state["step"].to(parameter.device, copy=True)
+        self.steps.weights_changed()
 
 
 class _Capture:

@@ -26,14 +26,14 @@ def evaluate(
         max_tokens: target tokens from the start of the corpus; None: all.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    sums = torch.zeros(2, dtype=torch.float64)
+    nats, tokens = torch.zeros((), dtype=torch.float64, device=engine.device), 0.0
     for batch in eval_batches(corpus, seq_len, micro_batch_size, rank, world_size, max_tokens):
-        sums[0] += engine.evaluate_sum(batch).cpu()
-        sums[1] += batch.weights_BT.double().sum()
-    sums = sums.to(engine.device)
+        nats += engine.evaluate_sum(batch)  # on the device: reading it would keep a GPU waiting
+        tokens += float(batch.weights_BT.double().sum())
+    sums = torch.stack([nats, torch.tensor(tokens, dtype=torch.float64, device=engine.device)])
     dist.all_reduce(sums)
-    nats, tokens = sums.tolist()
-    return loss_metrics(nats / tokens, bytes_per_token=corpus.bytes_per_token)
+    all_nats, all_tokens = sums.tolist()
+    return loss_metrics(all_nats / all_tokens, bytes_per_token=corpus.bytes_per_token)
 
 
 def loss_metrics(loss_nats: float, *, bytes_per_token: float) -> dict[str, float]:

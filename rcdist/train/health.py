@@ -67,7 +67,7 @@ class Health:
                 if dist.get_rank() == 0:
                     record |= self._read_matrix(name, module.weight)
         with self._observed(record):
-            self._engine.evaluate_sum(batch)
+            self._engine.evaluate_sum(batch, is_observed=True)
         for whole in ("ternary/zero_fraction", "ternary/flip_rate", "gate/saturation", "reservoir/effective_rank"):
             parts = [value for name, value in record.items() if name.startswith(whole + "/")]
             if parts:

@@ -29,7 +29,7 @@ from rcdist.train.collectives import broadcast_object
 from rcdist.train.control import Interrupts, budget_error, is_stop_requested, read_stop, stop_if_repeated, write_stop
 from rcdist.train.deepspeed_config import split_batch
 from rcdist.train.divergence import SpikeGuard, describe_limit
-from rcdist.train.engine import Engine, StepResult
+from rcdist.train.engine import Engine
 from rcdist.train.evaluate import evaluate
 from rcdist.train.events import Event, flush_events, log_event
 from rcdist.train.fault_injection import FaultInjector
@@ -37,6 +37,7 @@ from rcdist.train.health import Health
 from rcdist.train.meter import LedgerFile, Meter
 from rcdist.train.optim import learning_rate_at, weight_decay_at
 from rcdist.train.payload import Payload
+from rcdist.train.step_result import StepResult
 from rcdist.train.wire import WireMeter
 
 _EARLY_RECORD = 3

@@ -14,8 +14,8 @@ from rcdist.model.cost import estimate_flops
 from rcdist.storage import read_json, try_write
 from rcdist.tracking.ledger import Kind, Ledger
 from rcdist.tracking.prices import PriceRow
-from rcdist.train.engine import StepResult
 from rcdist.train.optim import learning_rate_at
+from rcdist.train.step_result import StepResult
 from rcdist.train.wire import WireMeter
 
 _FILE = "ledger.json"

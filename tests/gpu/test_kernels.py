@@ -31,6 +31,19 @@ def test_norm(dtype: torch.dtype, width: int) -> None:
 
 @DTYPES
 @WIDTHS
+@pytest.mark.parametrize("num", [1, 3, 4])
+def test_norms(dtype: torch.dtype, width: int, num: int) -> None:
+    cases.check_norms("triton", dtype, width, num, True)
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(1, 3), (67, 131), (2048, 5632)])
+def test_weight(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    cases.check_weight("triton", dtype, shape)
+
+
+@DTYPES
+@WIDTHS
 @pytest.mark.parametrize("kind", ["glu", "readout"])
 def test_gated(dtype: torch.dtype, width: int, kind: str) -> None:
     cases.check_gated("triton", dtype, width, kind)

@@ -8,10 +8,11 @@ from rcdist.model.reservoir import ReservoirBank, build_bank
 from rcdist.ops.backend import Choice, forced
 from rcdist.ops.cross_entropy import linear_cross_entropy
 from rcdist.ops.gated import glu_quantise, readout_quantise
-from rcdist.ops.norm import add_norm_quantise
+from rcdist.ops.norm import add_norm_quantise, add_norms_quantise
 from rcdist.ops.project import Frozen, Trained, project
-from rcdist.ops.quantise import Quantised, quantise_tokens
+from rcdist.ops.quantise import Quantised, quantise_tokens, quantise_weight
 from rcdist.ops.scan import gated_scan
+from rcdist.ops.weights import WeightsQuantisedOnce, quantised_weight
 from tests.ops.backends import TOLERANCE, assert_near, assert_same_codes, compare
 
 EPS = 1e-6
@@ -37,6 +38,38 @@ def check_norm(backend: Choice, dtype: torch.dtype, width: int, has_delta: bool)
     if has_delta:
         # Triton's interpreter truncates to bfloat16.
         assert_near(fused[0], reference[0], 0 if dtype == torch.float32 else 2**-7, "sum")
+
+
+def check_norms(backend: Choice, dtype: torch.dtype, width: int, num: int, has_delta: bool) -> None:
+    x, gain = leaf(3, 5, width, dtype=dtype), leaf(width, dtype=dtype, positive=True)
+    gains = [leaf(width, dtype=dtype, positive=True) for _ in range(num)]
+    delta = leaf(3, 5, width, dtype=dtype) if has_delta else None
+    kept: list[list[Quantised]] = []
+
+    def run() -> tuple[Tensor, ...]:
+        total, each = add_norms_quantise(x, delta, gain, gains, EPS)
+        kept.append(each)
+        return (*((total * 1,) if has_delta else ()), *(z.handle for z in each))
+
+    reference, fused = compare(backend, run, [t for t in (x, delta, gain, *gains) if t is not None], dtype)
+    for found, expected in zip(kept[1], kept[0], strict=True):
+        assert_same_codes(found, expected, dtype)
+    if has_delta:
+        assert_near(fused[0], reference[0], 0 if dtype == torch.float32 else 2**-7, "sum")
+
+
+def check_weight(backend: Choice, dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    weight = torch.randn(shape).to(dtype)
+    with forced(backend):
+        kept = WeightsQuantisedOnce()
+        with kept:
+            found = quantised_weight(weight)
+        first = found.values.clone()
+        assert_same_codes(found, quantise_weight(weight), torch.float32)
+        weight.mul_(-2.0)
+        kept.round_again()  # into the same tensors
+    assert torch.equal(found.values, -first)
+    assert_same_codes(found, quantise_weight(weight), torch.float32)
 
 
 def check_gated(backend: Choice, dtype: torch.dtype, width: int, kind: str) -> None:

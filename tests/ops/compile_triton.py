@@ -6,16 +6,25 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from rcdist.ops import cross_entropy_triton, gated_triton, norm_triton, product_triton, scan_triton
+from rcdist.ops import (
+    cross_entropy_triton,
+    gated_triton,
+    norm_triton,
+    norms_triton,
+    product_triton,
+    quantise_triton,
+    scan_triton,
+)
+from rcdist.ops import triton_common as common
 
 _INTEGERS = {
     "rows", "width", "time", "chunk", "chunks", "M", "N", "K", "rows_class", "size", "x_stride", "width_in",
-    "out_stride", "width_out", "num_rows",
+    "out_stride", "width_out", "num_rows", "columns_step", "rows_step", "num_sums",
 }  # fmt: skip
 _FLOATS = {"eps", "constant"}
 _FLOAT32 = {
-    "scale", "inverse", "inverses", "dgain", "da_gain", "before", "end", "decay", "after", "dgamma", "begin", "h0",
-    "gamma", "columns", "h_p", "h_q", "logits", "weights", "nats",
+    "scale", "inverse", "inverses", "dgain", "dgains", "da_gain", "before", "end", "decay", "after", "dgamma", "begin",
+    "h0", "gamma", "columns", "h_p", "h_q", "logits", "weights", "nats",
 }  # fmt: skip
 _INT8 = {"codes", "ternary", "starts"}
 
@@ -47,9 +56,16 @@ def main() -> None:
     scan: dict[str, Any] = {"HAS_F": True, "HAS_STARTS": True, "WRITE": True}
     stage = {"GATHER": True, "BEFORE": True, "STACKED_IN": True, "COLUMNS_IN": False, "AFTER": False, "ROWS": True}
     stage |= {"COLUMNS_OUT": True, "R": 4, "W": 1024, "P": 32, "Q": 32}
+    chunks = {"HAS_STATE": True, "BACKWARDS": True, "CHUNKS": 8, "CHANNELS": 32}
     for dtype in ("fp32", "bf16"):
         compile_kernel(norm_triton._forward_kernel, dtype, {"HAS_DELTA": True, "BLOCK": 1024}, gain=f"*{dtype}")
         compile_kernel(norm_triton._backward_kernel, dtype, {"HAS_DX": True, "BLOCK": 1024})
+        norms = {"NUM": 3, "BLOCK": 1024}
+        compile_kernel(norms_triton._forward_kernel, dtype, norms | {"HAS_DELTA": True})
+        compile_kernel(norms_triton._backward_kernel, dtype, norms | {"HAS_DX": True})
+        compile_kernel(common._column_sums_kernel, dtype, {"TILE": 64, "BLOCK": 32}, x="*fp32")
+        compile_kernel(quantise_triton._sum_kernel, dtype, {"BLOCK": 4096}, sums="*fp32")
+        compile_kernel(quantise_triton._round_kernel, dtype, {"SUMS": 1024, "BLOCK": 4096}, sums="*fp32", beta="*fp32")
         for is_glu in (True, False):
             constants = {"IS_GLU": is_glu, "BLOCK": 1024}
             compile_kernel(gated_triton._forward_kernel, dtype, constants)
@@ -57,7 +73,7 @@ def main() -> None:
                 compile_kernel(gated_triton._backward_kernel, dtype, constants, da_gain="*fp32")
         compile_kernel(scan_triton._forward_kernel, dtype, scan | {"CHANNELS": 64, "TILE": 16, "STAGES": 3})
         compile_kernel(scan_triton._backward_kernel, dtype, scan | {"HAS_H0": True, "CHANNELS": 32, "UNROLL": 4})
-        compile_kernel(scan_triton._chunks_kernel, dtype, {"CHUNKS": 8, "CHANNELS": 32}, state="*fp32")
+        compile_kernel(scan_triton._chunks_kernel, dtype, chunks, state="*fp32")
         tiles = {"BM": 64, "BN": 64, "BK": 64}
         compile_kernel(product_triton.product_kernel, dtype, tiles, rows="*fp32")
         compile_kernel(product_triton._scale_rows_kernel, dtype, {"BLOCK": 4096}, rows="*fp32")

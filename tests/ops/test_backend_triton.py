@@ -24,6 +24,18 @@ def test_norm(dtype: torch.dtype, width: int, has_delta: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("width", "num", "has_delta"), [(5, 1, True), (131, 3, False), (64, 3, True), (40, 4, True)])
+def test_norms(dtype: torch.dtype, width: int, num: int, has_delta: bool) -> None:
+    cases.check_norms("triton", dtype, width, num, has_delta)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 3), (67, 131)])
+def test_weight(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    cases.check_weight("triton", dtype, shape)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [5, 64, 131])
 @pytest.mark.parametrize("kind", ["glu", "readout"])
 def test_gated(dtype: torch.dtype, width: int, kind: str) -> None:

@@ -12,8 +12,8 @@ from rcdist.tracking.ledger import Ledger
 from rcdist.tracking.metrics import check_record
 from rcdist.tracking.prices import resolve_price
 from rcdist.train import meter as module
-from rcdist.train.engine import StepResult
 from rcdist.train.meter import LedgerFile, Meter, read_ledger
+from rcdist.train.step_result import StepResult
 from rcdist.train.wire import WireBytes, WireMeter
 
 CONFIG = JobConfig()

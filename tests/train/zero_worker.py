@@ -116,19 +116,19 @@ class ZeroOutcome:
     probes: list[float]
 
 
-def train_under_zero(config: JobConfig) -> ZeroOutcome:
+def train_under_zero(config: JobConfig, is_flat: bool) -> ZeroOutcome:
     """Train with this process group's ranks, two windows each, counting what they send."""
     model = build_model(config)
     wire = WireMeter(model.bank.buffers())
     with wire.installed():
-        return _train_and_count(config, model, wire)
+        return _train_and_count(config, model, wire, is_flat)
 
 
-def _train_and_count(config: JobConfig, model: LanguageModel, wire: WireMeter) -> ZeroOutcome:
+def _train_and_count(config: JobConfig, model: LanguageModel, wire: WireMeter, is_flat: bool) -> ZeroOutcome:
     from rcdist.train.engine import Engine
 
     num_trained = sum(p.numel() for p in model.parameters())
-    engine = Engine(model, config, world_size=dist.get_world_size(), device=torch.device("cpu"))
+    engine = Engine(model, config, world_size=dist.get_world_size(), device=torch.device("cpu"), is_flat=is_flat)
     losses, sent = [], []
     wire.take()
     wire.looks_inside = True
@@ -215,7 +215,7 @@ def read_health(config: JobConfig) -> list[dict[str, float]]:
 
 
 def run_named(name: str) -> Any:
-    """Do what a name says, in one process of a group: bf16-3, recompute-2, health-2, family-gate-f-ring-none."""
+    """Do what a name says, in one process of a group: bf16-3, flat_bf16-1, health-2, family-gate-f-ring-none."""
     from tests.train.family_worker import train_member
 
     kind, _, rest = name.partition("-")
@@ -230,7 +230,8 @@ def run_named(name: str) -> Any:
         "bf16": {"precision": "bf16"},
         "recompute": {"activation_checkpointing": True},
     }
-    return train_under_zero(job(stage, **settings[kind]))
+    arithmetic = kind.removeprefix("flat_")
+    return train_under_zero(job(stage, **settings[arithmetic]), is_flat=kind != arithmetic)
 
 
 def run_rank(rank: int, world_size: int, port: int, names: list[str], results: Any) -> None:

@@ -1,0 +1,68 @@
+"""Repeat work on a GPU as a CUDA graph: the host launches it at once, not operation by operation."""
+
+import warnings
+from collections.abc import Callable, Hashable
+
+import torch
+
+from rcdist.storage import say
+
+
+class Replay:
+    """Run work that reads and writes tensors which stay where they are; from its second run on, on a GPU, as a graph.
+
+    The first run is the ordinary one: kernels are compiled and libraries prepare themselves in it. Memory for what
+    graphs compute on the way is reserved once, for the largest of them. Where a capture fails, work goes on without.
+
+    Args:
+        device: where the work is done; only on a GPU is anything captured.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._is_capturing = device.type == "cuda"
+        self._pool = torch.cuda.graph_pool_handle() if self._is_capturing else None
+        self._seen: set[Hashable] = set()
+        self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
+
+    @property
+    def num_graphs(self) -> int:
+        """Return how many pieces of work are graphs by now."""
+        return len(self._graphs)
+
+    def run(self, key: Hashable, work: Callable[[], None]) -> None:
+        """Do a piece of work.
+
+        Args:
+            key: of the work, and of the shapes it is done on.
+            work: does the same operations on the same tensors each time, and reads no value on the host.
+        """
+        graph = self._graphs.get(key)
+        if graph is None and self._is_capturing and key in self._seen:
+            graph = self._capture(key, work)
+        self._seen.add(key)
+        if graph is None:
+            work()
+        else:
+            graph.replay()
+
+    def forget(self) -> None:
+        """Drop all graphs: tensors that they know have moved."""
+        self._graphs.clear()
+        self._seen.clear()
+
+    def _capture(self, key: Hashable, work: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Other threads, as those that write checkpoints or watch NCCL, may use the device meanwhile.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                work()
+        except RuntimeError as error:  # out of memory, or an operation that cannot be captured
+            self._is_capturing = False
+            self._graphs.clear()
+            torch.cuda.empty_cache()
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            warnings.warn(f"CUDA graphs are off: {reason}", stacklevel=2)
+            say(f"CUDA graphs are off, steps take longer: {reason}")
+            return None
+        self._graphs[key] = graph
+        return graph

@@ -1,0 +1,106 @@
+"""Training steps on a real GPU: as CUDA graphs, launched one by one, and by DeepSpeed's hooks; skipped without one."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from rcdist.ports import free_ports
+from rcdist.train.replay import Replay
+from tests.train.zero_worker import SEQ_LEN, WINDOWS, build_model, job, micro_batch, windows
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+
+CPU = torch.device("cpu")
+"""A Replay for it captures nothing."""
+STEPS = 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_rank() -> Iterator[None]:
+    store = dist.TCPStore("127.0.0.1", free_ports(1)[0], 1, is_master=True)
+    dist.init_process_group("nccl", store=store, rank=0, world_size=1, device_id=torch.device("cuda", 0))
+    yield
+    dist.destroy_process_group()
+
+
+def build(stage: int, precision: str = "bf16", *, is_captured: bool = True, **settings: Any) -> Any:
+    """Return an engine whose steps are graphs, or are launched one by one."""
+    from rcdist.train.engine import Engine
+
+    config = job(stage, precision, **settings)
+    torch.manual_seed(0)
+    engine = Engine(build_model(config), config, world_size=1, device=torch.device("cuda", 0))
+    if not is_captured:
+        engine.steps._replay = Replay(CPU)  # type: ignore[union-attr]
+    return engine
+
+
+def train(engine: Any, *, is_disturbed: bool = True) -> list[tuple[float, float, bool, float]]:
+    """Train, two windows at the limit of loss or with padding of infinite weight; return what each step measured."""
+    found = []
+    for step in range(STEPS):
+        rows = windows(step)
+        batches = [micro_batch(rows[i : i + 1]) for i in range(WINDOWS)]
+        batches[1].weights_BT[0, -3:] = 0.0
+        batches[2].starts_BT[0, step] = True
+        if is_disturbed and step == 2:
+            batches[0].weights_BT[0, 3] = float("inf")
+        limit = 1e-3 if is_disturbed and step == 4 else math.inf
+        result = engine.train_step(
+            batches, WINDOWS * SEQ_LEN, learning_rate=1e-2, weight_decay=0.1, loss_limit=limit, also_sum=(float(step),)
+        )
+        assert result.summed == (step,)
+        held_out = sum(float(engine.evaluate_sum(micro_batch(windows(100 + i)[:2]))) for i in range(3))
+        found.append((result.loss_nats, result.grad_norm, result.applied, held_out))
+    return found
+
+
+ARITHMETIC = pytest.mark.parametrize(
+    ("stage", "precision"), [(0, "bf16"), (0, "fp32"), (1, "bf16"), (2, "bf16"), (1, "fp32")]
+)
+
+
+@ARITHMETIC
+def test_graphs_and_single_launches_agree_bit_for_bit(stage: int, precision: str) -> None:
+    engine = build(stage, precision)
+    captured, launched = train(engine), train(build(stage, precision, is_captured=False))
+    assert engine.steps.num_graphs == 3  # a micro-batch, an evaluation, the rounding of the weights
+    assert [step[2] for step in captured] == [True, True, False, True, False, True]
+    assert str(captured) == str(launched)  # NaN equals NaN
+    assert captured[2][3] == captured[1][3] and captured[5][3] != captured[4][3]
+
+
+@ARITHMETIC
+def test_steps_agree_with_those_of_deepspeeds_hooks(stage: int, precision: str) -> None:
+    ours, theirs = train(build(stage, precision)), train(build(stage, precision, cuda_graphs=False))
+    assert [step[2] for step in ours] == [step[2] for step in theirs]
+    for own, other in zip(ours, theirs, strict=True):
+        # Sums of bfloat16 are kept in float32 here; codes on an edge may flip.
+        assert own[3] == pytest.approx(other[3], rel=2e-2 if precision == "bf16" else 4e-3)
+
+
+def test_recomputed_activations_are_captured_too() -> None:
+    engine = build(1, activation_checkpointing=True)
+    assert str(train(engine)) == str(train(build(1)))
+    assert engine.steps.num_graphs == 3
+
+
+def test_stages_agree_bit_for_bit_on_one_gpu() -> None:
+    assert str(train(build(1))) == str(train(build(2)))
+
+
+def test_a_restored_engine_goes_on_as_the_first(tmp_path: Any) -> None:
+    from rcdist.checkpoint.files import write_rank
+
+    engine = build(2)
+    train(engine, is_disturbed=False)
+    write_rank(tmp_path, 0, engine.snapshot())
+    expected = train(engine)
+    other = build(2)
+    train(other)  # its graphs know other weights
+    other.restore(tmp_path)
+    assert str(train(other)) == str(expected)
