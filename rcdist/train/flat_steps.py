@@ -20,7 +20,8 @@ class FlatSteps:
     """Run micro-batches without DeepSpeed's hooks, and let DeepSpeed update from the flat sum of their gradients.
 
     Forward and backward are one graph per shape of a micro-batch. Its inputs (document starts and padding among them)
-    and its results lie in tensors of their own; autograd returns the gradients, so that no hook on a parameter runs.
+    and its results lie in tensors of their own. Gradients are taken with respect to other tensors over the memory of
+    the weights, which no hook of DeepSpeed's knows.
     Whether a step is applied, and how far its gradient is clipped, is decided on the device, and read once at the end.
 
     Args:
@@ -48,6 +49,8 @@ class FlatSteps:
             groups = [{"params": group} for group in engine.optimizer.fp16_groups]
             layouts = plain_layouts(groups)
         self._gradients = FlatGradients(layouts, device)
+        self._leaves: dict[str, Tensor] = {}
+        self._take_leaves()
         self._wire_dtype: torch.dtype = engine.communication_data_type
         self._replay = Replay(device)
         self._weights, self._are_weights_new = WeightsQuantisedOnce(), True
@@ -123,13 +126,23 @@ class FlatSteps:
         return lambda: work(*inputs)
 
     def _train_on(self, *inputs: Tensor) -> None:
-        loss = self._module(*inputs)
-        parameters = self._gradients.parameters
-        self._gradients.add(torch.autograd.grad(loss * self._scale, parameters, allow_unused=True))
+        loss = self._forward(inputs)
+        self._gradients.add(torch.autograd.grad(loss * self._scale, self._leaves_in_order, allow_unused=True))
         self._loss += loss.detach()
 
     def _evaluate_on(self, *inputs: Tensor) -> None:
-        self._loss.copy_(self._module(*inputs))
+        self._loss.copy_(self._forward(inputs))
+
+    def _forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        loss: Tensor = torch.func.functional_call(self._module, self._leaves, inputs)
+        return loss
+
+    def _take_leaves(self) -> None:
+        """Make a leaf of each weight: what accumulates its own gradient belongs to the stream that hooks were set in,
+        which a graph may not wait for."""
+        self._leaves = {name: p.detach().requires_grad_() for name, p in self._module.named_parameters()}
+        by_weight = {id(p): self._leaves[name] for name, p in self._module.named_parameters()}
+        self._leaves_in_order = [by_weight[id(p)] for p in self._gradients.parameters]
 
     def _round_weights(self) -> None:
         """Round the weights again, to where graphs read them, if they have changed."""
@@ -157,6 +170,7 @@ class FlatSteps:
     def weights_changed(self) -> None:
         """Forget whatever depends on the weights, or on where they lie: they were read from a checkpoint."""
         self._replay.forget()
+        self._take_leaves()
         self._weights, self._are_weights_new = WeightsQuantisedOnce(), True
 
 

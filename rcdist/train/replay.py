@@ -1,6 +1,6 @@
 """Repeat work on a GPU as a CUDA graph: the host launches it at once, not operation by operation."""
 
-import warnings
+import gc
 from collections.abc import Callable, Hashable
 
 import torch
@@ -51,18 +51,23 @@ class Replay:
         self._seen.clear()
 
     def _capture(self, key: Hashable, work: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
-        graph = torch.cuda.CUDAGraph()
         try:
-            # Other threads, as those that write checkpoints or watch NCCL, may use the device meanwhile.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                work()
+            graph = self._graphs[key] = self._record(work)
+            return graph
         except RuntimeError as error:  # out of memory, or an operation that cannot be captured
-            self._is_capturing = False
-            self._graphs.clear()
-            torch.cuda.empty_cache()
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            warnings.warn(f"CUDA graphs are off: {reason}", stacklevel=2)
-            say(f"CUDA graphs are off, steps take longer: {reason}")
-            return None
-        self._graphs[key] = graph
+            # What ends the capture only says that there was an error before.
+            first = error.__context__ or error
+            reason = (str(first).strip().splitlines() or [type(first).__name__])[0]
+        self._is_capturing = False
+        self._graphs.clear()
+        gc.collect()  # the memory of graphs is not for others, until they are gone
+        torch.cuda.empty_cache()
+        say(f"CUDA graphs are off, steps take longer: {reason}")
+        return None
+
+    def _record(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        # Other threads, as those that write checkpoints or watch NCCL, may use the device meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            work()
         return graph

@@ -1,6 +1,7 @@
 """Training steps on a real GPU: as CUDA graphs, launched one by one, and by DeepSpeed's hooks; skipped without one."""
 
 import math
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ STEPS = 6
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_rank() -> Iterator[None]:
+    os.environ |= {"DS_ACCELERATOR": "cuda", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}  # for DeepSpeed
     store = dist.TCPStore("127.0.0.1", free_ports(1)[0], 1, is_master=True)
     dist.init_process_group("nccl", store=store, rank=0, world_size=1, device_id=torch.device("cuda", 0))
     yield
@@ -87,6 +89,14 @@ def test_recomputed_activations_are_captured_too() -> None:
     engine = build(1, activation_checkpointing=True)
     assert str(train(engine)) == str(train(build(1)))
     assert engine.steps.num_graphs == 3
+
+
+def test_what_cannot_be_captured_runs_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    replay, total = Replay(torch.device("cuda", 0)), torch.zeros((), device="cuda")
+    for _ in range(4):
+        replay.run("read", lambda: total.add_(float(total) + 1))
+    assert float(total) == 15 and replay.num_graphs == 0
+    assert "CUDA graphs are off" in capsys.readouterr().out
 
 
 def test_stages_agree_bit_for_bit_on_one_gpu() -> None:
