@@ -237,6 +237,7 @@ class Checkpointer:
 
         def write() -> None:
             try:
+                self._engine.wait_for_snapshot()
                 write_rank(folder, rank, contents, on_write=lambda: self._faults.strike("shard", step))
                 self._faults.strike("saving", step)
                 if manifest is not None:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from rcdist.checkpoint.files import to_host
 from rcdist.checkpoint.manifest import ZERO_FOLDER
+from rcdist.checkpoint.staging import Staging
 from rcdist.checkpoint.untrusted import expected_classes
 from rcdist.config import JobConfig
 from rcdist.data.loader import MicroBatch
@@ -23,6 +23,9 @@ from rcdist.train.flat_steps import FlatSteps
 from rcdist.train.hooked_steps import HookedSteps
 from rcdist.train.optim import DECAY_GROUP, build_parameter_groups
 from rcdist.train.step_result import StepResult
+
+_OTHER_BYTES = 2**24
+"""Of a snapshot: counters, names, settings."""
 
 
 class Engine:
@@ -72,6 +75,8 @@ class Engine:
             if is_flat
             else HookedSteps(self._engine, config, world_size, device)
         )
+        self._staging = Staging(device, self._expected_bytes())
+        self.before_update(self._staging.protect)
 
     @property
     def module(self) -> torch.nn.Module:
@@ -105,8 +110,15 @@ class Engine:
                 group["weight_decay"] = weight_decay
         return self.steps.train(micro_batches, global_tokens, loss_limit, also_sum)
 
+    def _expected_bytes(self) -> int:
+        """Return what a snapshot of this rank holds: float32 weights and two moments, and on rank 0 the model."""
+        optimized = sum(p.numel() for group in self._optimizer.param_groups for p in group["params"])
+        model = sum(p.numel() * p.element_size() for p in self.module.parameters()) if dist.get_rank() == 0 else 0
+        return 12 * optimized + model + _OTHER_BYTES
+
     def close(self) -> None:
         """Let go of DeepSpeed's hooks, which keep model and optimizer alive in a process that trains once more."""
+        self._staging.close()
         self._engine.destroy()
 
     def before_update(self, hook: Callable[[], None]) -> None:
@@ -138,17 +150,27 @@ class Engine:
         """Copy this rank's share of the state into host memory; every rank calls it.
 
         Returns:
-            What is to be written with torch.save, by path inside a checkpoint.
+            What is to be written with torch.save, by path inside a checkpoint, once `wait_for_snapshot` has returned;
+            it lasts until the next call.
         """
-        real = self._engine.checkpoint_engine
-        capture = self._engine.checkpoint_engine = _Capture(real)
-        try:
+        real, files = self._engine.checkpoint_engine, {}
+
+        def gather(to_host: Callable[[Any], Any]) -> None:
+            capture = self._engine.checkpoint_engine = _Capture(real, to_host)
             # DeepSpeed also copies a script there, which nobody needs.
             with tempfile.TemporaryDirectory() as folder:
                 self._engine.save_checkpoint(folder, tag=ZERO_FOLDER, save_latest=False, exclude_frozen_parameters=True)
-                return {Path(path).relative_to(folder).as_posix(): state for path, state in capture.files.items()}
+                files.update({Path(path).relative_to(folder).as_posix(): s for path, s in capture.files.items()})
+
+        try:
+            self._staging.copy(gather)
         finally:
             self._engine.checkpoint_engine = real
+        return files
+
+    def wait_for_snapshot(self) -> None:
+        """Wait, in any thread, until the last snapshot holds its values: a GPU copies them while it trains on."""
+        self._staging.wait()
 
     def restore(self, folder: Path, *, is_universal: bool = False) -> None:
         """Read the state from a complete checkpoint: of an equal world size, or in the form of checkpoint/resize.py."""
@@ -177,12 +199,12 @@ class Engine:
 class _Capture:
     """Stand for DeepSpeed's checkpoint engine while it saves, and keep copies of what it would write."""
 
-    def __init__(self, real: Any) -> None:
-        self._real = real
+    def __init__(self, real: Any, to_host: Callable[[Any], Any]) -> None:
+        self._real, self._to_host = real, to_host
         self.files: dict[str, Any] = {}
 
     def save(self, state_dict: Any, path: str) -> None:
-        self.files[path] = to_host(state_dict)
+        self.files[path] = self._to_host(state_dict)
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
         """Do nothing."""

@@ -104,12 +104,16 @@ def test_stages_agree_bit_for_bit_on_one_gpu() -> None:
 
 
 def test_a_restored_engine_goes_on_as_the_first(tmp_path: Any) -> None:
-    from rcdist.checkpoint.files import write_rank
+    from rcdist.checkpoint.files import count_bytes, write_rank
 
     engine = build(2)
     train(engine, is_disturbed=False)
-    write_rank(tmp_path, 0, engine.snapshot())
-    expected = train(engine)
+    contents = engine.snapshot()
+    expected = train(engine)  # what was copied is of before
+    engine.wait_for_snapshot()
+    write_rank(tmp_path, 0, contents)
+    written = sum(path.stat().st_size for path in tmp_path.rglob("*.pt"))
+    assert written < 1.5 * count_bytes(contents) + 10**6  # each tensor's own storage
     other = build(2)
     train(other)  # its graphs know other weights
     other.restore(tmp_path)

@@ -33,7 +33,8 @@ STATE = LoopState(step=4, skipped_steps=1, cursor=64, records=[{"step": 4, "time
 def checkpointer(config: JobConfig, tmp_path: Path) -> Checkpointer:
     build_tokenizer(TokenizerConfig(kind="bytes"), 300, []).save(tmp_path / "tokenizer")
     bank = build_bank(Architecture(ModelConfig(num_layers=2, width=32, glu_width=48), config.reservoir))
-    engine: Any = SimpleNamespace(snapshot=lambda: {"zero/state.pt": {"weights": b"w" * 100}})
+    contents = {"zero/state.pt": {"weights": b"w" * 100}}
+    engine: Any = SimpleNamespace(snapshot=lambda: contents, wait_for_snapshot=lambda: None)
     payload = make_payload(config, str(tmp_path / "tokenizer"))
     return Checkpointer(payload, engine, bank, Ledger(usd=1.0), FaultInjector(config.run_dir, 0))
 
