@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,8 +34,10 @@ from rcdist.model.reservoir import PackedBank, ReservoirBank, build_bank
 from rcdist.model.spectrum import measure_reservoirs
 from rcdist.ops import native
 from rcdist.preflight import check_config, check_data, find_resume, refusing_storage
+from rcdist.printing import printed_log
 from rcdist.record import OnRecord, RunRecord, is_complete
 from rcdist.result import RunResult, format_result, read_result
+from rcdist.startup import Startup
 from rcdist.storage import say, write_file
 from rcdist.tracking.ledger import Ledger
 from rcdist.tracking.mlflow import check_server
@@ -65,9 +66,8 @@ def run(
 
     The run is held (see Lease) for as long. Nothing else is written into its folder, and no worker is asked for, before
     every setting, the storage, the checkpoint that may be there, the tracking server and the corpora have been found
-    right. Nothing is printed (the
-    logger `rcdist` says at level INFO what goes on), and the environment of this process is as before afterwards. A Ray
-    that is initialised in this process is used and left running.
+    right. Nothing is printed (the logger `rcdist` says at level INFO what goes on), and the environment of this process
+    is as before afterwards. A Ray that is initialised in this process is used and left running.
 
     Args:
         config: the run.
@@ -84,7 +84,7 @@ def run(
         ray.train.TrainingFailedError: Ray Train itself failed.
         KeyboardInterrupt, SystemExit: a signal came; a checkpoint was saved if there was time.
     """
-    began = time.monotonic()
+    startup = Startup(time.time())
     with preserved_environment():
         check_config(config)
         # Workers run in folders of their own: the path must not depend on where the job was started.
@@ -100,17 +100,20 @@ def run(
             if is_local(config) and not torch.cuda.is_available():
                 # The workers need the kernels: compiled while Ray starts and the corpora are tokenised.
                 threading.Thread(target=native.is_available, daemon=True, name="compile").start()
+            startup.mark("settings")
             with ray_session(config):
+                startup.mark("Ray")
                 workers = resolve_workers(config)
-                if here and workers.num_workers > 1:
-                    raise ConfigError("cluster.num_workers", workers.num_workers, "one process is one worker", "Use 1")
+                if here and (number := workers.num_workers) > 1:
+                    raise ConfigError("cluster.num_workers", number, "one process is one worker", "Use 1")
                 gpu = gpu_name() if workers.use_gpu else None
                 price = resolve_price(config.cost, gpu, config.cluster.cpus_per_worker)
                 data = prepare_corpora(config, logger.info)
+                startup.mark("text")
                 if resume:
                     check_data(resume, data)
                 logger.info(format_run(config, workers, price, data))
-                job = _Launch(config, lease, resume, workers, price, data, began, dict(tags or {}), here)
+                job = _Launch(config, lease, resume, workers, price, data, startup, dict(tags or {}), here)
                 return job.run(callbacks, on_record)
 
 
@@ -140,7 +143,7 @@ class _Launch:
     workers: Workers
     price: PriceRow
     data: PreparedData
-    began: float
+    startup: Startup
     tags: Mapping[str, str]
     here: bool
 
@@ -186,7 +189,7 @@ class _Launch:
         summary: str | None = None
         try:
             result = read_result(self.config, status, record.tracker.run_id, failure)
-            summary = format_result(self.config, self.price, result, time.monotonic() - self.began)
+            summary = format_result(self.config, self.price, result, time.time() - self.startup.began)
         except OSError as error:
             logger.warning("the run's folder cannot be read: %s", error)
         record.close(status, summary)
@@ -233,14 +236,17 @@ class _Launch:
         import ray
 
         is_sent = self.config.reservoir.source == "broadcast"
+        bank_ref = ray.put(packed) if is_sent else None
+        self.startup.mark("reservoir and records")
         return Payload(
             config=self.config,
             data=self.data,
             price=self.price,
-            bank_ref=ray.put(packed) if is_sent else None,
+            bank_ref=bank_ref,
             bank_digest=packed.digest,
             mlflow_run_id=record.tracker.run_id,
-            began=time.time() - (time.monotonic() - self.began),
+            began=self.startup.began,
+            startup=self.startup.ended,
             resume=resume,
             is_here=self.here,
         )
@@ -275,24 +281,3 @@ def launch(config: JobConfig) -> int:
     if result.error is not None:
         raise result.error
     return EXIT_DONE
-
-
-@contextmanager
-def printed_log() -> Iterator[None]:
-    """Print what the logger `rcdist` says while open: information on stdout, warnings on stderr."""
-    handler, level = _Printer(), logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = True
-
-
-class _Printer(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
-        say(self.format(record), stream)

@@ -8,7 +8,7 @@ import pytest
 
 from rcdist.errors import ClusterError, ConfigError
 from rcdist.exits import find_cause, run_main
-from rcdist.launch import printed_log
+from rcdist.printing import printed_log
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,15 @@ def test_files_are_short() -> None:
     assert {path: n for path, n in lengths.items() if n > limit(path)} == {}
 
 
-FREE_TESTS = {"test_repo", "test_search", "test_bad_input", "test_kernels", "test_steps", "test_checkpointer_saving"}
+FREE_TESTS = {
+    "test_repo",
+    "test_search",
+    "test_bad_input",
+    "test_kernels",
+    "test_steps",
+    "test_two_gpus",
+    "test_checkpointer_saving",
+}
 """Test files that belong to no single source file: of the repository, of all jobs, of a GPU, half of a long one."""
 
 TESTED_ELSEWHERE = {
@@ -88,6 +96,7 @@ TESTED_ELSEWHERE = {
     "rcdist/inference/generate": "jobs/test_pretrain",
     "rcdist/inference/load": "jobs/test_pretrain",
     "rcdist/inference/score": "jobs/test_pretrain",
+    "rcdist/printing": "test_exits",
     "rcdist/ops/autograd": "ops/test_backend",
     "rcdist/ops/gated": "ops/test_backend",
     "rcdist/ops/weights": "ops/test_project",

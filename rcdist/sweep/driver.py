@@ -13,9 +13,9 @@ from rcdist.cluster import gpu_name, preserved_environment, ray_session
 from rcdist.config import JobConfig
 from rcdist.data.prepare import prepare_corpora
 from rcdist.errors import EXIT_DONE, BudgetError, ClusterError, RcdistError, RetriesError
-from rcdist.launch import printed_log
 from rcdist.lease import Lease
 from rcdist.preflight import check_config, refusing_storage
+from rcdist.printing import printed_log
 from rcdist.storage import say
 from rcdist.sweep.capacity import Capacity, Needs, count_room, describe_lack, find_needs, read_capacity
 from rcdist.sweep.folder import SweepFolder

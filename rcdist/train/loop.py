@@ -20,6 +20,7 @@ from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import ReservoirBank
 from rcdist.ops.backend import describe_backend, force
 from rcdist.ops.host import prepare_host
+from rcdist.startup import Startup
 from rcdist.storage import say
 from rcdist.tracking.ledger import Ledger
 from rcdist.tracking.samples import SampleLog
@@ -48,6 +49,8 @@ def train_loop_per_worker(arguments: dict[str, Any]) -> None:
     """Run one worker of a training run; `arguments` holds a Payload as `payload`."""
     entered = time.monotonic()
     payload: Payload = arguments["payload"]
+    startup = Startup(payload.began, payload.startup)
+    startup.mark("workers")
     config = payload.config
     device = ray.train.torch.get_device()
     _prepare_process(config, device)
@@ -55,9 +58,11 @@ def train_loop_per_worker(arguments: dict[str, Any]) -> None:
         return  # Ray has restarted the workers after an error that would only repeat: the driver raises it
     try:
         bank, arrival = receive_bank(config, payload.bank_ref, payload.bank_digest)
+        startup.mark("reservoir")
         wire = WireMeter(bank.buffers())
         with wire.installed(), contextlib.closing(_build_engine(config, bank, device)) as engine:
-            _train(payload, engine, bank, arrival, wire, entered)
+            startup.mark("model")
+            _train(payload, engine, bank, arrival, wire, entered, startup)
     except RcdistError as error:
         write_stop(config.run_dir, error)
         raise
@@ -78,7 +83,13 @@ def _build_engine(config: JobConfig, bank: ReservoirBank, device: torch.device) 
 
 
 def _train(
-    payload: Payload, engine: Engine, bank: ReservoirBank, arrival: dict[str, float], wire: WireMeter, entered: float
+    payload: Payload,
+    engine: Engine,
+    bank: ReservoirBank,
+    arrival: dict[str, float],
+    wire: WireMeter,
+    entered: float,
+    startup: Startup,
 ) -> None:
     config, rank, world_size = payload.config, dist.get_rank(), dist.get_world_size()
     train_corpus, validation_corpus = TokenCorpus(payload.data.train.path), TokenCorpus(payload.data.validation.path)
@@ -114,7 +125,8 @@ def _train(
     meter.charge("idle", extra_s=max(down_s - started_s, 0.0))
     started = broadcast_object(time.time_ns())
     samples = SampleLog(config.run_dir, started, rank) if config.tracking.log_samples else None
-    last = config.train.steps
+    last, first = config.train.steps, state.step + 1
+    startup.mark("checkpoint" if restored else "loader")
     while state.step < last:
         meter.begin_step(looks_inside=bool(arrival) or _is_due(state.step + 1, config.tracking.health_every_steps))
         batch = loader.next_step()
@@ -135,6 +147,9 @@ def _train(
         state.skipped_steps += not result.applied
         meter.count_step(result, loader)
         _watch_loss(config, checkpointer, state, guard, result, limit)
+        if rank == 0 and state.step == first:
+            startup.mark("first step")
+            say(startup.describe())
 
         record: dict[str, float] = {}
         is_last = state.step == last

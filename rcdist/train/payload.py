@@ -27,6 +27,7 @@ class Payload:
         mlflow_run_id: that the records go to.
         began: Unix time of the job's start; it also names the job.
         resume: the proved checkpoint that the job starts from, None: from step 0.
+        startup: stages of the start that have ended, as `Startup` notes them.
         is_here: the one worker is the driver's own process, and there is no controller that takes records.
     """
 
@@ -38,4 +39,5 @@ class Payload:
     mlflow_run_id: str
     began: float
     resume: Found | None
+    startup: tuple[tuple[str, float], ...] = ()
     is_here: bool = False
