@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the submitted code, not an installed one
 
@@ -21,18 +22,18 @@ class EvaluateArguments(Section):
     """Column of .jsonl and .parquet files that holds the text."""
     max_tokens: int | None = None
     """Target tokens per entry of `text`; None: all."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto: on a GPU if there is one."""
 
 
 def main(argv: list[str]) -> int:
     """Print one row per entry of `text`."""
     arguments = parse_cli(EvaluateArguments, argv, prog="jobs/evaluate.py")
-    import torch
-
     from rcdist.cluster import ray_session
-    from rcdist.inference.load import load_model
+    from rcdist.inference.load import choose_device, load_model
     from rcdist.inference.score import score_text
 
-    loaded = load_model(Path(arguments.checkpoint).expanduser(), torch.device("cpu"))
+    loaded = load_model(Path(arguments.checkpoint).expanduser(), choose_device(arguments.device))
     print(f"{loaded.config.name} at step {loaded.manifest.step}, plan {loaded.config.reservoir.plan}")
     for entry in arguments.text:
         with ray_session(loaded.config):

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the submitted code, not an installed one
 
@@ -28,17 +28,17 @@ class GenerateArguments(Section):
     """Sample among the k most likely tokens; None: among all."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the sampling."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto: on a GPU if there is one."""
 
 
 def main(argv: list[str]) -> int:
     """Print the prompt and its continuation as it is made."""
     arguments = parse_cli(GenerateArguments, argv, prog="jobs/generate.py")
-    import torch
-
     from rcdist.inference.generate import encode_prompt, generate_ids
-    from rcdist.inference.load import load_model
+    from rcdist.inference.load import choose_device, load_model
 
-    loaded = load_model(Path(arguments.checkpoint).expanduser(), torch.device("cpu"))
+    loaded = load_model(Path(arguments.checkpoint).expanduser(), choose_device(arguments.device))
     ids = encode_prompt(loaded.tokenizer, arguments.prompt, loaded.config.model.vocab_size)
     written: list[int] = []
     print(arguments.prompt, end="", flush=True)

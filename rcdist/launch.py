@@ -1,5 +1,6 @@
 """A run from its settings to its result: `run` for programs, `launch` for jobs, which print and return an exit code."""
 
+import importlib
 import logging
 import shutil
 import threading
@@ -101,6 +102,9 @@ def run(
                 # The workers need the kernels: compiled while Ray starts and the corpora are tokenised.
                 threading.Thread(target=native.is_available, daemon=True, name="compile").start()
             startup.mark("settings")
+            # What the driver needs later, while Ray starts.
+            threading.Thread(target=importlib.import_module, args=("rcdist.trainer",), daemon=True).start()
+            threading.Thread(target=importlib.import_module, args=("rcdist.train.loop",), daemon=True).start()
             with ray_session(config):
                 startup.mark("Ray")
                 workers = resolve_workers(config)

@@ -14,9 +14,9 @@ class Startup:
     def __init__(self, began: float, ended: tuple[tuple[str, float], ...] = ()) -> None:
         self.began, self.ended = began, ended
 
-    def mark(self, name: str) -> None:
-        """Note that a stage ends now, and the next one begins."""
-        self.ended = (*self.ended, (name, time.time()))
+    def mark(self, name: str, end: float | None = None) -> None:
+        """Note that a stage ends, now or at a Unix time, and the next one begins."""
+        self.ended = (*self.ended, (name, time.time() if end is None else end))
 
     def describe(self) -> str:
         """Return one line: the seconds of all, and of each stage."""

@@ -105,7 +105,7 @@ TESTED_ELSEWHERE = {
     "rcdist/result": "test_launch",
     "rcdist/train/flat_steps": "train/test_engine and gpu/test_steps",
     "rcdist/train/hooked_steps": "train/test_engine",
-    "rcdist/train/replay": "gpu/test_steps",
+    "rcdist/ops/replay": "gpu/test_steps",
     "rcdist/train/step_result": "train/test_engine",
     "rcdist/sweep/page": "sweep/test_results",
     "rcdist/sweep/progress": "sweep/test_driver",

@@ -7,6 +7,7 @@ import torch
 from rcdist.data.tokenizer import Tokenizer
 from rcdist.errors import ConfigError
 from rcdist.model.lm import LanguageModel
+from rcdist.ops.replay import Replay
 from rcdist.ops.weights import WeightsQuantisedOnce
 
 
@@ -34,18 +35,23 @@ def generate_ids(
     """
     device = model.embedding.weight.device
     generator = torch.Generator("cpu").manual_seed(seed)
-    rounded = WeightsQuantisedOnce()
+    rounded, replay = WeightsQuantisedOnce(), Replay(device)
     with rounded:
-        logits_BTV, state = model.prefill(torch.tensor([prompt_ids], device=device), last_only=True)
-    logits_V = logits_BTV[0, -1]
+        logits_BTV, state_LBS = model.prefill(torch.tensor([prompt_ids], device=device), last_only=True)
+    logits_BV = logits_BTV[:, -1].contiguous()
+
+    def step(token_B: torch.Tensor) -> None:
+        logits, state = model.step(token_B, state_LBS)
+        logits_BV.copy_(logits)
+        state_LBS.copy_(state)
+
     for _ in range(max_tokens):
-        token = _choose(logits_V.float().cpu(), temperature, top_k, generator)
+        token = _choose(logits_BV[0].float().cpu(), temperature, top_k, generator)
         if token == stop_id:
             return
         yield token
         with rounded:
-            logits_BV, state = model.step(torch.tensor([token], device=device), state)
-        logits_V = logits_BV[0]
+            replay.run_on("step", step, [torch.tensor([token], device=device)])
 
 
 def _choose(logits_V: torch.Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -11,7 +12,7 @@ from rcdist.checkpoint.manifest import CONFIG, TOKENIZER, Manifest
 from rcdist.checkpoint.weights import read_trained_weights
 from rcdist.config import JobConfig
 from rcdist.data.tokenizer import Tokenizer, load_tokenizer
-from rcdist.errors import CheckpointError
+from rcdist.errors import CheckpointError, ConfigError
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import build_bank
 from rcdist.ops.host import prepare_host
@@ -34,6 +35,17 @@ class LoadedModel:
     config: JobConfig
     manifest: Manifest
     folder: Path
+
+
+def choose_device(choice: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return where to compute; auto: on the first GPU if there is one.
+
+    Raises:
+        ConfigError: there is no GPU.
+    """
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device", "cuda", "torch finds 0 GPUs on this machine", "Use auto or cpu")
+    return torch.device("cpu" if choice == "cpu" or not torch.cuda.is_available() else "cuda")
 
 
 def load_model(path: Path, device: torch.device) -> LoadedModel:

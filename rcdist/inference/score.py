@@ -6,10 +6,11 @@ from rcdist.data.loader import eval_batches
 from rcdist.data.prepare import prepare_text
 from rcdist.data.shards import TokenCorpus
 from rcdist.inference.load import LoadedModel
+from rcdist.ops.replay import Replay
 from rcdist.ops.weights import WeightsQuantisedOnce
 from rcdist.train.evaluate import loss_metrics
 
-_TOKENS_PER_BATCH = 4096
+_TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 32768}
 
 
 @torch.no_grad()
@@ -34,10 +35,13 @@ def score_text(
     corpus = TokenCorpus(prepare_text(config, entries, loaded.tokenizer).path)
     seq_len = config.data.seq_len
     device = loaded.model.embedding.weight.device
-    nats = tokens = 0.0
+    nats, tokens, replay = torch.zeros((), dtype=torch.float64, device=device), 0.0, Replay(device)
+
+    def add(*inputs: torch.Tensor) -> None:
+        nats.add_(loaded.model(*inputs))
+
     with WeightsQuantisedOnce():
-        for batch in eval_batches(corpus, seq_len, max(_TOKENS_PER_BATCH // seq_len, 1), 0, 1, max_tokens):
-            moved = (batch.tokens_BT, batch.starts_BT, batch.targets_BT, batch.weights_BT)
-            nats += float(loaded.model(*(tensor.to(device) for tensor in moved)))
+        for batch in eval_batches(corpus, seq_len, max(_TOKENS_PER_BATCH[device.type] // seq_len, 1), 0, 1, max_tokens):
+            replay.run_on("add", add, [tensor.to(device) for tensor in batch.tensors()])
             tokens += float(batch.weights_BT.sum())
-    return loss_metrics(nats / tokens, bytes_per_token=corpus.bytes_per_token) | {"tokens": tokens}
+    return loss_metrics(float(nats) / tokens, bytes_per_token=corpus.bytes_per_token) | {"tokens": tokens}

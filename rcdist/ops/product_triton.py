@@ -2,6 +2,7 @@
 
 # Shapes: M tokens, K inputs, N outputs; W width of a transform over runs of P x Q channels.
 
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -71,9 +72,29 @@ def dense_product(like: Tensor, codes_MK: Tensor, rows_M: Tensor, ternary_NK: Te
     return out
 
 
+_MANY_ROWS, _FEW_ROWS = 1024, 64
+
+
+def _likely(configs: list[triton.Config], arguments: dict[str, Any], **_: Any) -> list[triton.Config]:
+    """Leave the tiles that may be the fastest for so many rows: to compile one takes a second."""
+    rows = arguments["rows_class"]
+    first, last = (0, 3) if rows >= _MANY_ROWS else (2, 4) if rows > _FEW_ROWS else (3, 5)
+    return configs[first:last]
+
+
+def _seconds_of(call: Callable[[], None], quantiles: Sequence[float]) -> Any:
+    return triton.testing.do_bench(call, warmup=5, rep=20, quantiles=quantiles)
+
+
 @cache
 def _tuned_product() -> Any:
-    return triton.autotune(configs=_CONFIGS, key=["rows_class", "N", "K"])(product_kernel)
+    return triton.autotune(
+        configs=_CONFIGS,
+        key=["rows_class", "N", "K"],
+        prune_configs_by={"early_config_prune": _likely},
+        do_bench=_seconds_of,
+        cache_results=True,  # beside the compiled kernels: the next start on this machine tries nothing
+    )(product_kernel)
 
 
 @triton.jit

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -65,7 +66,7 @@ class Engine:
             is_flat = device.type == "cuda" and has_flat_steps(config)
         ds_config = build_deepspeed_config(config, world_size, num_trained, is_flat=is_flat)
         self.num_micro_batches: int = ds_config["gradient_accumulation_steps"]
-        with warnings.catch_warnings(), _without_effect(self._optimizer):
+        with warnings.catch_warnings(), _without_effect(self._optimizer), _lean_imports():
             warnings.simplefilter("ignore")
             self._engine, *_ = deepspeed.initialize(
                 model=model.to(device), optimizer=self._optimizer, config=ds_config, dist_init_required=False
@@ -245,8 +246,28 @@ def _without_effect(optimizer: torch.optim.Optimizer) -> Iterator[None]:
             state["step"].zero_()
 
 
+@contextlib.contextmanager
+def _lean_imports() -> Iterator[None]:
+    """Keep DeepSpeed from importing what serves nothing here: MLflow for its autotuner, Inductor for Muon; 2 s."""
+    has_mlflow, dynamo = "mlflow" in sys.modules, os.environ.get("TORCHDYNAMO_DISABLE")
+    if not has_mlflow:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        if not has_mlflow:
+            del sys.modules["mlflow"]
+        del os.environ["TORCHDYNAMO_DISABLE"]
+        if dynamo is not None:
+            os.environ["TORCHDYNAMO_DISABLE"] = dynamo
+        elif "torch._dynamo.config" in sys.modules:
+            settings: Any = sys.modules["torch._dynamo.config"]
+            settings.disable = False  # some versions have read the variable
+
+
 def _import_deepspeed(device: torch.device) -> Any:
-    """Import DeepSpeed (4 s) for this kind of device, quietly and without compiling anything.
+    """Import DeepSpeed for this kind of device, quietly and without compiling anything.
 
     On CPU DeepSpeed would compile a shared-memory all-reduce at start (40 s, needs a C++ compiler and ninja, and hangs
     on the lock of a build that was killed); gloo does the same work, so the extension is switched off.
@@ -254,7 +275,7 @@ def _import_deepspeed(device: torch.device) -> Any:
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _lean_imports():
         warnings.simplefilter("ignore")
         import deepspeed
         import deepspeed.ops

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from rcdist.config import JobConfig
 from rcdist.data.loader import MicroBatch
+from rcdist.ops.replay import Replay
 from rcdist.ops.weights import WeightsQuantisedOnce
 from rcdist.train.flat_gradients import FlatGradients, plain_layouts, zero_layouts
-from rcdist.train.replay import Replay
 from rcdist.train.step_result import StepResult
 
 
@@ -54,7 +54,6 @@ class FlatSteps:
         self._wire_dtype: torch.dtype = engine.communication_data_type
         self._replay = Replay(device)
         self._weights, self._are_weights_new = WeightsQuantisedOnce(), True
-        self._inputs: dict[tuple[int, ...], tuple[Tensor, ...]] = {}
         self._scale = torch.ones((), device=device)
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
 
@@ -76,7 +75,7 @@ class FlatSteps:
         self._round_weights()
         with self._weights:
             for tensors in moved:
-                self._replay.run(("train", tensors[0].shape), self._on(tensors, self._train_on))
+                self._replay.run_on("train", self._train_on, tensors)
         parts = self._exchange()
         norms = torch.stack([torch.linalg.vector_norm(part) for part in parts])
         # Without partitions every worker has all of it: one of them counts.
@@ -114,16 +113,6 @@ class FlatSteps:
 
     def _move(self, batch: MicroBatch) -> tuple[Tensor, ...]:
         return tuple(tensor.to(self._device, non_blocking=True) for tensor in batch.tensors())
-
-    def _on(self, tensors: tuple[Tensor, ...], work: Any) -> Any:
-        """Copy a batch to where graphs of its shape read it; return the work on it."""
-        inputs = self._inputs.get(tensors[0].shape)
-        if inputs is None:
-            inputs = self._inputs[tensors[0].shape] = tuple(tensor.clone() for tensor in tensors)
-        else:
-            for place, tensor in zip(inputs, tensors, strict=True):
-                place.copy_(tensor)
-        return lambda: work(*inputs)
 
     def _train_on(self, *inputs: Tensor) -> None:
         loss = self._forward(inputs)
@@ -164,7 +153,7 @@ class FlatSteps:
             if is_observed:
                 self._evaluate_on(*tensors)
             else:
-                self._replay.run(("evaluate", tensors[0].shape), self._on(tensors, self._evaluate_on))
+                self._replay.run_on("evaluate", self._evaluate_on, tensors)
         return self._loss.clone()
 
     def weights_changed(self) -> None:

@@ -6,6 +6,7 @@ import math
 import time
 from typing import Any
 
+import psutil
 import ray.train
 import ray.train.torch
 import torch
@@ -50,7 +51,9 @@ def train_loop_per_worker(arguments: dict[str, Any]) -> None:
     entered = time.monotonic()
     payload: Payload = arguments["payload"]
     startup = Startup(payload.began, payload.startup)
-    startup.mark("workers")
+    if not payload.is_here:
+        startup.mark("Ray Train", psutil.Process().create_time())
+    startup.mark("worker")
     config = payload.config
     device = ray.train.torch.get_device()
     _prepare_process(config, device)

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from rcdist.ops.replay import Replay
 from rcdist.ports import free_ports
-from rcdist.train.replay import Replay
 from tests.train.zero_worker import SEQ_LEN, WINDOWS, build_model, job, micro_batch, windows
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]

@@ -1,9 +1,10 @@
 """Repeat work on a GPU as a CUDA graph: the host launches it at once, not operation by operation."""
 
 import gc
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
+from torch import Tensor
 
 from rcdist.storage import say
 
@@ -23,6 +24,7 @@ class Replay:
         self._pool = torch.cuda.graph_pool_handle() if self._is_capturing else None
         self._seen: set[Hashable] = set()
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
+        self._inputs: dict[tuple[torch.Size, ...], tuple[Tensor, ...]] = {}
 
     @property
     def num_graphs(self) -> int:
@@ -44,6 +46,23 @@ class Replay:
             work()
         else:
             graph.replay()
+
+    def run_on(self, name: str, work: Callable[..., None], tensors: Sequence[Tensor]) -> None:
+        """Do a piece of work on the values of some tensors, which are copied to where its graph reads them.
+
+        Args:
+            name: of the work; together with the shapes it is the key.
+            work: takes as many tensors.
+            tensors: on the device.
+        """
+        shapes = tuple(tensor.shape for tensor in tensors)
+        places = self._inputs.get(shapes)
+        if places is None:
+            places = self._inputs[shapes] = tuple(tensor.clone() for tensor in tensors)
+        else:
+            for place, tensor in zip(places, tensors, strict=True):
+                place.copy_(tensor)
+        self.run((name, shapes), lambda: work(*places))
 
     def forget(self) -> None:
         """Drop all graphs: tensors that they know have moved."""
