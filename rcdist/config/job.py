@@ -52,8 +52,8 @@ class TrainConfig(Section):
     """Optimizer steps."""
     global_batch_tokens: Annotated[int, Field(ge=8)] = 4096
     """Tokens per optimizer step over all workers; a multiple of data.seq_len."""
-    micro_batch_size: Annotated[int, Field(ge=1)] = 8
-    """Largest number of windows in one forward pass of one worker; the gradient accumulation follows from it."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 8
+    """Most windows in one forward pass of one worker, the gradient accumulation follows from it; auto: what fits."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of weights and activations; bf16 keeps float32 masters in the optimizer."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2

@@ -79,10 +79,11 @@ def measure_plan(config: JobConfig, pairs: int | None = None) -> dict[str, dict[
 
     from rcdist.benchmark.steps import measure_deltas
     from rcdist.ops.host import prepare_host
+    from rcdist.train.deepspeed_config import max_windows
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     prepare_host(max(int(config.cluster.cpus_per_worker), 1))
-    batch, length = config.train.micro_batch_size, config.data.seq_len
+    batch, length = max_windows(config, if_auto=8), config.data.seq_len
     count = pairs or (25 if device.type == "cuda" else 5)
     found: dict[str, Any] = measure_deltas(config.model, config.reservoir, batch, length, count, device)
     tokens = {"train": batch * length, "prefill": batch * length, "decode": batch * found["decode_steps"]}

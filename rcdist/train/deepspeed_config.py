@@ -50,6 +50,11 @@ for, and DeepSpeed passes over a misspelt one."""
 _LARGEST_BUCKET_ELEMENTS = 500_000_000
 
 
+def max_windows(config: JobConfig, *, if_auto: int = 1) -> int:
+    """Return the most windows of one forward pass of one worker; where a worker is still to find out: `if_auto`."""
+    return if_auto if config.train.micro_batch_size == "auto" else config.train.micro_batch_size
+
+
 def split_batch(config: JobConfig, num_workers: int) -> tuple[int, int]:
     """Split the global batch over workers and micro-batches.
 
@@ -58,7 +63,7 @@ def split_batch(config: JobConfig, num_workers: int) -> tuple[int, int]:
         the windows of the batch: the loader pads with windows of weight zero.
     """
     per_worker = -(-config.windows_per_step // num_workers)
-    num_micro_batches = -(-per_worker // config.train.micro_batch_size)
+    num_micro_batches = -(-per_worker // max_windows(config))
     return -(-per_worker // num_micro_batches), num_micro_batches
 
 

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -29,7 +30,7 @@ from rcdist.train.broadcast import receive_bank
 from rcdist.train.checkpointer import Checkpointer
 from rcdist.train.collectives import broadcast_object
 from rcdist.train.control import Interrupts, budget_error, is_stop_requested, read_stop, stop_if_repeated, write_stop
-from rcdist.train.deepspeed_config import split_batch
+from rcdist.train.deepspeed_config import max_windows, split_batch
 from rcdist.train.divergence import SpikeGuard, describe_limit
 from rcdist.train.engine import Engine
 from rcdist.train.evaluate import evaluate
@@ -37,6 +38,7 @@ from rcdist.train.events import Event, flush_events, log_event
 from rcdist.train.fault_injection import FaultInjector
 from rcdist.train.health import Health
 from rcdist.train.meter import LedgerFile, Meter
+from rcdist.train.micro_batch import with_micro_batch
 from rcdist.train.optim import learning_rate_at, weight_decay_at
 from rcdist.train.payload import Payload
 from rcdist.train.step_result import StepResult
@@ -63,7 +65,10 @@ def train_loop_per_worker(arguments: dict[str, Any]) -> None:
         bank, arrival = receive_bank(config, payload.bank_ref, payload.bank_digest)
         startup.mark("reservoir")
         wire = WireMeter(bank.buffers())
-        with wire.installed(), contextlib.closing(_build_engine(config, bank, device)) as engine:
+        model = _build_model(config, bank)
+        config = with_micro_batch(config, model, device)
+        payload = replace(payload, config=config)
+        with wire.installed(), contextlib.closing(_build_engine(config, model, device)) as engine:
             startup.mark("model")
             _train(payload, engine, bank, arrival, wire, entered, startup)
     except RcdistError as error:
@@ -74,14 +79,17 @@ def train_loop_per_worker(arguments: dict[str, Any]) -> None:
         raise
 
 
-def _build_engine(config: JobConfig, bank: ReservoirBank, device: torch.device) -> Engine:
-    model = LanguageModel(
+def _build_model(config: JobConfig, bank: ReservoirBank) -> LanguageModel:
+    return LanguageModel(
         config.architecture,
         bank,
         seed=config.seed,
         activation_checkpointing=config.train.activation_checkpointing,
         separately=config.train.zero_stage == 3,
     )
+
+
+def _build_engine(config: JobConfig, model: LanguageModel, device: torch.device) -> Engine:
     return Engine(model, config, world_size=dist.get_world_size(), device=device)
 
 
@@ -169,7 +177,7 @@ def _train(
                 engine,
                 validation_corpus,
                 seq_len=config.data.seq_len,
-                micro_batch_size=config.train.micro_batch_size,
+                micro_batch_size=max_windows(config),
                 max_tokens=None if is_last else config.evaluate.max_tokens,
             )
         if _is_due(state.step, config.tracking.health_every_steps):

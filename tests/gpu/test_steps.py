@@ -99,6 +99,22 @@ def test_what_cannot_be_captured_runs_all_the_same(capsys: pytest.CaptureFixture
     assert "CUDA graphs are off" in capsys.readouterr().out
 
 
+def test_auto_takes_what_fits() -> None:
+    from rcdist.train.micro_batch import with_micro_batch
+
+    config = job(1, "bf16", micro_batch_size="auto")
+    config = config.model_copy(update={"data": config.data.model_copy(update={"seq_len": 2048})})
+    model, sizes = build_model(config), []
+    for reserved_share in (0.0, 0.9):
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info()
+        taken = torch.empty(int(free * reserved_share), dtype=torch.uint8, device="cuda")
+        sizes.append(with_micro_batch(config, model, torch.device("cuda", 0)).train.micro_batch_size)
+        del taken
+    assert sizes[0] == 32  # 65,536 tokens
+    assert 1 <= sizes[1] <= 32
+
+
 def test_stages_agree_bit_for_bit_on_one_gpu() -> None:
     assert str(train(build(1))) == str(train(build(2)))
 
