@@ -13,6 +13,7 @@ from rcdist.model.reservoir import build_bank
 from rcdist.ops.norm import add_norm_quantise
 from rcdist.ops.project import Frozen, Projection, Trained, project
 from rcdist.ops.quantise import Quantised
+from rcdist.ops.replay import Replay
 from rcdist.ops.scan import gated_scan
 from rcdist.ops.topology import TOPOLOGIES
 
@@ -22,15 +23,18 @@ def measure_frozen(width: int, tokens: int, pairs: int, device: torch.device) ->
     dtype = torch.bfloat16
     x = torch.randn(tokens, width, device=device, dtype=dtype)
     z = add_norm_quantise(x, None, torch.ones(width, device=device, dtype=dtype), 1e-6)[1]
-    dy = torch.randn(tokens, width, device=device, dtype=dtype)
+    dy, replay = torch.randn(tokens, width, device=device, dtype=dtype), Replay(device)
 
     def arm(projection: Projection) -> Callable[[], None]:
-        def run() -> None:
+        trained = projection.weight_NK if isinstance(projection, Trained) else projection.gain_N
+        assert trained is not None
+
+        def work() -> None:
             handle = x.detach().requires_grad_()
             (y,) = project(Quantised(handle, z.values, z.scale), [projection])
-            y.backward(dy)
+            torch.autograd.grad(y, [handle, trained], dy)
 
-        return run
+        return lambda: replay.run(id(trained), work)
 
     arms: dict[str, Callable[[], object]] = {
         "trained": arm(Trained(torch.randn(width, width, device=device, dtype=dtype).requires_grad_()))

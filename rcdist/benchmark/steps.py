@@ -20,6 +20,7 @@ from rcdist.model.cost import count_parameters
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import build_bank
 from rcdist.ops.processor import has_bf16
+from rcdist.ops.replay import Replay
 from rcdist.ops.weights import WeightsQuantisedOnce
 
 _DECODED = 16
@@ -80,9 +81,19 @@ def build(kind: str, model: ModelConfig, device: torch.device, dtype: torch.dtyp
     return build_llama(model, device, dtype)
 
 
-def training_step(kind: str, model: nn.Module, tokens: Tensor) -> Callable[[], float]:
-    """Return a step: forward, backward and a fused AdamW update."""
+def training_step(kind: str, model: nn.Module, tokens: Tensor, replay: Replay | None = None) -> Callable[[], float]:
+    """Return a step: forward, backward and a fused AdamW update.
+
+    Args:
+        kind: of the model: ours, port or llama.
+        model: on the device of the tokens.
+        tokens: (B, T + 1).
+        replay: of all arms that are measured side by side; on a GPU, forward and backward are a graph from the second
+            step on, so that no arm waits for the host. None: one of its own.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    if tokens.device.type == "cuda":
+        return _captured_step(kind, model, tokens, optimizer, replay or Replay(tokens.device))
 
     def run() -> float:
         optimizer.zero_grad(set_to_none=True)
@@ -91,6 +102,29 @@ def training_step(kind: str, model: nn.Module, tokens: Tensor) -> Callable[[], f
             loss.backward()
         optimizer.step()
         return float(loss.detach())
+
+    return run
+
+
+def _captured_step(
+    kind: str, model: nn.Module, tokens: Tensor, optimizer: torch.optim.Optimizer, replay: Replay
+) -> Callable[[], float]:
+    kept, parameters = WeightsQuantisedOnce(), list(model.parameters())
+    value = torch.zeros((), device=tokens.device)
+
+    def work() -> None:
+        with kept:
+            kept.round_again()
+            loss = loss_of(kind, model, tokens)
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        value.copy_(loss.detach())
+
+    def run() -> float:
+        replay.run(("train", id(model)), work)
+        optimizer.step()
+        return float(value)
 
     return run
 
@@ -119,12 +153,12 @@ def measure_step(
     """Time our baseline's step over the plain port's and a Llama's, each in its faster dtype."""
     tokens = random_tokens(model, batch, length, device)
     arms: dict[str, Callable[[], object]] = {}
-    dtypes, sizes = {}, {}
+    dtypes, sizes, replay = {}, {}, Replay(device)
     for kind in ("ours", *others):
         best = faster_dtype(kind, partial(build, kind, model, device), tokens)
         chosen = build(kind, model, device, best)
         dtypes[kind], sizes[kind] = str(best).removeprefix("torch."), sum(p.numel() for p in chosen.parameters())
-        arms[kind] = training_step(kind, chosen, tokens)
+        arms[kind] = training_step(kind, chosen, tokens, replay)
     seconds = measure_pairs(arms, pairs)
     found: dict[str, Any] = {kind: {"ratio": ratio(seconds["ours"], seconds[kind])} for kind in others}
     found |= {"dtype": dtypes, "parameters": sizes}
@@ -177,20 +211,21 @@ def measure_deltas(
     makers = {name: partial(build_ours, model, plan, device) for name, plan in (("plan", reservoir), ("T", baseline))}
     dtypes = {name: faster_dtype("ours", make, tokens) for name, make in makers.items()}
     built = {name: make(dtypes[name]) for name, make in makers.items()}
-    steps: dict[str, Callable[[], object]] = {name: training_step("ours", m, tokens) for name, m in built.items()}
+    replay = Replay(device)
+    steps: dict[str, Callable[[], object]] = {
+        name: training_step("ours", made, tokens, replay) for name, made in built.items()
+    }
     train = measure_pairs(steps, pairs)
     with torch.no_grad():
         scopes = {name: WeightsQuantisedOnce() for name in built}
 
         def prefill(name: str) -> None:
             with scopes[name]:
-                built[name].prefill(tokens[:, :-1], last_only=True)
+                replay.run(("prefill", name), lambda: _unused(built[name].prefill(tokens[:, :-1], last_only=True)))
 
         def decode(name: str) -> None:
-            state = built[name].init_state(batch)
             with scopes[name]:
-                for t in range(_DECODED):
-                    _, state = built[name].step(tokens[:, t], state)
+                replay.run(("decode", name), lambda: _decode(built[name], tokens))
 
         filled = measure_pairs({name: partial(prefill, name) for name in built}, pairs)
         decoded = measure_pairs({name: partial(decode, name) for name in built}, pairs)
@@ -202,6 +237,16 @@ def measure_deltas(
         medians = {arm: sorted(times)[len(times) // 2] for arm, times in seconds.items()}
         found[name] = {"ratio": ratio(seconds["plan"], seconds["T"]), "median_s": medians}
     return found
+
+
+def _decode(model: LanguageModel, tokens: Tensor) -> None:
+    state = model.init_state(len(tokens))
+    for t in range(_DECODED):
+        _, state = model.step(tokens[:, t], state)
+
+
+def _unused(_: object) -> None:
+    """Let a result go."""
 
 
 if __name__ == "__main__":

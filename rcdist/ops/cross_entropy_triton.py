@@ -42,6 +42,25 @@ def _cross_entropy_kernel(
             tl.store(gradient + row + n, value.to(gradient.dtype.element_ty), mask=n < width)
 
 
+def compile_kernel(vocabulary: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Compile the kernel for training with a vocabulary and gradients of a dtype."""
+    logits, one = torch.zeros(1, vocabulary, device=device), torch.ones(1, device=device)
+    targets, gradient = torch.zeros(1, dtype=torch.int64, device=device), torch.empty_like(logits, dtype=dtype)
+    _launch(logits, targets, one, torch.empty_like(one), gradient, is_trained=True)
+
+
+def _launch(
+    logits_MV: Tensor, targets_M: Tensor, weights_M: Tensor, nats_M: Tensor, gradient_MV: Tensor, *, is_trained: bool
+) -> None:
+    rows, vocabulary = logits_MV.shape
+    _cross_entropy_kernel[(rows,)](
+        *(logits_MV, targets_M, weights_M, nats_M, gradient_MV, vocabulary),
+        IS_TRAINED=is_trained,
+        BLOCK=min(triton.next_power_of_2(vocabulary), 4096),
+        num_warps=8,
+    )
+
+
 def _add_product(total_VK: Tensor, a_VM: Tensor, b_MK: Tensor) -> None:
     """Add a b to float32 sums in place."""
     if total_VK.device.type == "cuda":
@@ -77,12 +96,8 @@ def forward(
         part = slice(first, min(first + chunk, num_rows))
         codes, rows = values_MK[part], rows_M[part]
         logits = dense_product(wide, codes, rows, ternary_VK, columns)
-        _cross_entropy_kernel[(len(codes),)](
-            *(logits, targets_M[part], weights_M[part], nats[part], dlogits if is_trained else logits, vocabulary),
-            IS_TRAINED=is_trained,
-            BLOCK=min(triton.next_power_of_2(vocabulary), 4096),
-            num_warps=8,
-        )
+        gradient = dlogits if is_trained else logits
+        _launch(logits, targets_M[part], weights_M[part], nats[part], gradient, is_trained=is_trained)
         if dtokens_MK is not None and dweight_VK is not None:
             torch.mm(dlogits[: len(codes)], matrix_VK, out=dtokens_MK[part])
             _add_product(dweight_VK, dlogits[: len(codes)].t(), scale_rows(codes, rows, dtype))

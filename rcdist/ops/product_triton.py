@@ -97,6 +97,16 @@ def _tuned_product() -> Any:
     )(product_kernel)
 
 
+def compile_tile(tile: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Compile the product for one of the tiles that many tokens are tried with, for outputs of a dtype."""
+    config, size = _CONFIGS[tile], 256
+    codes = torch.zeros(size, size, dtype=torch.int8, device=device)
+    rows, out = torch.zeros(size, device=device), torch.empty(size, size, dtype=dtype, device=device)
+    grid = (triton.cdiv(size, config.kwargs["BM"]) * triton.cdiv(size, config.kwargs["BN"]),)
+    options = config.kwargs | {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    product_kernel[grid](codes, codes, rows, rows[0].expand(size), out, size, size, size, 0, size, **options)
+
+
 @triton.jit
 def _scale_rows_kernel(codes, rows, out, size, width, rows_step, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -106,9 +116,10 @@ def _scale_rows_kernel(codes, rows, out, size, width, rows_step, BLOCK: tl.const
     tl.store(out + at, value.to(out.dtype.element_ty), mask=inside)
 
 
-def scale_rows(codes_MK: Tensor, rows_M: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return codes * rows, (M, K) of a float dtype."""
-    out = torch.empty(codes_MK.shape, dtype=dtype, device=codes_MK.device)
+def scale_rows(codes_MK: Tensor, rows_M: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """Return codes * rows, (M, K) of a float dtype; out: written over instead of a new tensor."""
+    if out is None:
+        out = torch.empty(codes_MK.shape, dtype=dtype, device=codes_MK.device)
     block = 4096
     grid = (triton.cdiv(codes_MK.numel(), block),)
     sizes = (codes_MK.numel(), codes_MK.shape[1], rows_M.stride(0))

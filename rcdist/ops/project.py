@@ -15,7 +15,7 @@ from rcdist.ops.backend import twin_of
 from rcdist.ops.matmul import matmul
 from rcdist.ops.quantise import Quantised, Rounding
 from rcdist.ops.topology import DenseMap, LinearMap
-from rcdist.ops.weights import quantised_weight
+from rcdist.ops.weights import quantised_weight, scaled_weight
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,11 @@ def _operand(projection: Projection) -> _Operand:
     if isinstance(projection, Frozen):
         return _Operand(projection.matrix, float(projection.scale), is_frozen=True)
     rounded = quantised_weight(projection.weight_NK, projection.rounding)
-    matrix = DenseMap({"ternary": rounded.values}, (rounded.values.shape[0], rounded.values.shape[1]))
+    parts = {"ternary": rounded.values}
+    scaled_NK = scaled_weight(rounded) if torch.is_grad_enabled() else None
+    if scaled_NK is not None:
+        parts["scaled"] = scaled_NK
+    matrix = DenseMap(parts, (rounded.values.shape[0], rounded.values.shape[1]))
     return _Operand(matrix, rounded.scale, is_frozen=False)
 
 

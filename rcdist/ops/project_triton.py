@@ -30,7 +30,9 @@ def forward(like: Tensor, codes_MK: Tensor, rows_M: Tensor, matrix: LinearMap, c
 def backward(dy_MN: Tensor, matrix: LinearMap, columns_N: Tensor, total_MK: Tensor | None) -> Tensor:
     """Return total + (dy * columns) A, (M, K); total is added to in place."""
     if isinstance(matrix, DenseMap):
-        matrix_NK = scale_rows(matrix.ternary_NK, columns_N, dy_MN.dtype)
+        matrix_NK = matrix.scaled_NK
+        if matrix_NK is None or matrix_NK.dtype != dy_MN.dtype:
+            matrix_NK = scale_rows(matrix.ternary_NK, columns_N, dy_MN.dtype)
         if total_MK is None:
             return dy_MN @ matrix_NK
         return torch.addmm(total_MK, dy_MN, matrix_NK, out=total_MK)

@@ -79,6 +79,9 @@ class Replay:
             reason = (str(first).strip().splitlines() or [type(first).__name__])[0]
         self._is_capturing = False
         self._graphs.clear()
+        # A capture that fails leaves the random generator in it; one that succeeds takes it out.
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            torch.empty(1, device="cuda").zero_()
         gc.collect()  # the memory of graphs is not for others, until they are gone
         torch.cuda.empty_cache()
         say(f"CUDA graphs are off, steps take longer: {reason}")

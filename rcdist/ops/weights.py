@@ -4,14 +4,15 @@ import importlib
 from contextvars import ContextVar, Token
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rcdist.ops.backend import backend_of
 from rcdist.ops.quantise import Quantised, Rounding, quantise_weight
 from rcdist.ops.quantise_cpu import quantise_weight_cpu
 
-_Kept = dict[int, tuple[Tensor, Quantised]]
-"""Rounded weights by the identity of the latent tensor."""
+_Kept = dict[int, tuple[Tensor, Quantised, Tensor | None]]
+"""Weights, what they were rounded to, and that in their own dtype, by the identity of the latent tensor."""
 
 _scope: ContextVar[_Kept | None] = ContextVar("scope", default=None)
 
@@ -20,7 +21,8 @@ class WeightsQuantisedOnce:
     """Round each trained matrix at its first use only, while entered; what was rounded is kept between entries.
 
     Nothing may change or partition the weights meanwhile: for the micro-batches of one optimizer step (ZeRO stages 0
-    to 2), for evaluation and for generation. Memory: one byte per trained weight, on a CPU another for generation.
+    to 2), for evaluation and for generation. Memory: one byte per trained weight, on a CPU another for generation; in
+    training on a GPU two more, for the backward passes of several micro-batches.
     """
 
     def __init__(self) -> None:
@@ -35,8 +37,10 @@ class WeightsQuantisedOnce:
 
     def round_again(self) -> None:
         """Round whatever is kept once more, into the tensors where it lies: the weights have changed."""
-        for weight, kept in self._kept.values():
+        for weight, kept, scaled in self._kept.values():
             _quantise(weight, "nearest", kept)
+            if scaled is not None:
+                _scale(kept, scaled)
 
 
 def quantised_weight(weight_NK: Tensor, rounding: Rounding = "nearest") -> Quantised:
@@ -46,8 +50,32 @@ def quantised_weight(weight_NK: Tensor, rounding: Rounding = "nearest") -> Quant
         return _quantise(weight_NK, rounding)
     kept = scope.get(id(weight_NK))
     if kept is None:
-        kept = scope[id(weight_NK)] = (weight_NK, _quantise(weight_NK, rounding))
+        kept = scope[id(weight_NK)] = (weight_NK, _quantise(weight_NK, rounding), None)
     return Quantised(weight_NK, kept[1].values, kept[1].scale)
+
+
+def scaled_weight(rounded: Quantised) -> Tensor | None:
+    """Return values * scale of a rounded weight in its dtype, kept in the open scope; None: on a CPU, or without one.
+
+    For backward passes: without it each of them would make it again.
+    """
+    scope = _scope.get()
+    if scope is None or rounded.scale is None or backend_of(rounded.handle) != "triton":
+        return None
+    kept = scope.get(id(rounded.handle))
+    if kept is None:
+        return None
+    if kept[2] is None:
+        weight, codes, _ = kept
+        kept = scope[id(weight)] = (weight, codes, _scale(codes, torch.empty_like(weight.detach())))
+    return kept[2]
+
+
+def _scale(rounded: Quantised, out: Tensor) -> Tensor:
+    assert rounded.scale is not None
+    product = importlib.import_module("rcdist.ops.product_triton")
+    scaled: Tensor = product.scale_rows(rounded.values, rounded.scale.expand(len(out)), out.dtype, out)
+    return scaled
 
 
 def _quantise(weight_NK: Tensor, rounding: Rounding, out: Quantised | None = None) -> Quantised:

@@ -45,6 +45,10 @@ def zero_layouts(optimizer: Any) -> list[Layout]:
     return [Layout(parameters, offsets, flat.numel()) for parameters, offsets, flat in groups]
 
 
+_SMALL = 2**16
+"""Elements below which a launch takes longer than the addition."""
+
+
 class FlatGradients:
     """Sum gradients in float32 buffers that stay where they are: 4 bytes per trained weight on every worker.
 
@@ -57,7 +61,7 @@ class FlatGradients:
         self._layouts = layouts
         self._flats = [torch.zeros(layout.size, device=device) for layout in layouts]
         self.parameters = [p for layout in layouts for p in layout.parameters]
-        self._views = [view for layout, flat in zip(layouts, self._flats, strict=True) for view in _views(layout, flat)]
+        self._runs = [run for layout, flat in zip(layouts, self._flats, strict=True) for run in _runs(layout, flat)]
 
     def clear(self) -> None:
         """Start a new sum."""
@@ -66,9 +70,19 @@ class FlatGradients:
 
     def add(self, gradients: Sequence[Tensor | None]) -> None:
         """Add the gradient of each parameter, in the order of `parameters`; None: it has none."""
-        for view, gradient in zip(self._views, gradients, strict=True):
-            if gradient is not None:
-                view.add_(gradient)
+        left = iter(gradients)
+        for views in self._runs:
+            parts = list(itertools.islice(left, len(views)))
+            whole = [part for part in parts if part is not None]
+            if len(views) > 1 and len(whole) == len(views):
+                # Neighbours in memory, and so small that one addition for all is faster.
+                size = sum(view.numel() for view in views)
+                sums = views[0].as_strided((size,), (1,))
+                sums.add_(torch.cat([part.flatten() for part in whole]))
+                continue
+            for view, part in zip(views, parts, strict=True):
+                if part is not None:
+                    view.add_(part)
 
     def share_out(self, dtype: torch.dtype, world_size: int) -> list[Tensor]:
         """Sum over the workers, and return this one's part of each group in float32.
@@ -106,3 +120,17 @@ class FlatGradients:
 def _views(layout: Layout, flat: Tensor) -> list[Tensor]:
     pairs = zip(layout.parameters, layout.offsets, strict=True)
     return [flat[offset : offset + p.numel()].view(p.shape) for p, offset in pairs]
+
+
+def _runs(layout: Layout, flat: Tensor) -> list[list[Tensor]]:
+    """Group the views of small parameters that follow one another without a gap; the others stand alone."""
+    runs: list[list[Tensor]] = []
+    end = -1
+    for view, offset in zip(_views(layout, flat), layout.offsets, strict=True):
+        is_small = view.numel() <= _SMALL
+        if is_small and offset == end:
+            runs[-1].append(view)
+        else:
+            runs.append([view])
+        end = offset + view.numel() if is_small else -1
+    return runs

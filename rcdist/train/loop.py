@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import threading
 import time
 from dataclasses import replace
 from typing import Any
@@ -64,12 +65,16 @@ def train_loop_per_worker(arguments: dict[str, Any]) -> None:
     try:
         bank, arrival = receive_bank(config, payload.bank_ref, payload.bank_digest)
         startup.mark("reservoir")
+        compiling = _start_compiling(config, device)
         wire = WireMeter(bank.buffers())
         model = _build_model(config, bank)
         config = with_micro_batch(config, model, device)
         payload = replace(payload, config=config)
         with wire.installed(), contextlib.closing(_build_engine(config, model, device)) as engine:
             startup.mark("model")
+            if compiling is not None:
+                compiling.join()
+                startup.mark("kernels")
             _train(payload, engine, bank, arrival, wire, entered, startup)
     except RcdistError as error:
         write_stop(config.run_dir, error)
@@ -77,6 +82,16 @@ def train_loop_per_worker(arguments: dict[str, Any]) -> None:
     except Exception as error:
         stop_if_repeated(config.run_dir, dist.get_rank(), error)
         raise
+
+
+def _start_compiling(config: JobConfig, device: torch.device) -> threading.Thread | None:
+    """Compile kernels, on a GPU, while DeepSpeed is imported and the model is built."""
+    if device.type != "cuda" or config.train.backend not in ("auto", "triton") or config.model.rounding != "nearest":
+        return None
+    from rcdist.ops.precompile_triton import precompile
+
+    dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
+    return precompile(config.model, split_batch(config, dist.get_world_size())[0], config.data.seq_len, dtype, device)
 
 
 def _build_model(config: JobConfig, bank: ReservoirBank) -> LanguageModel:

@@ -70,6 +70,11 @@ def test_loss(dtype: torch.dtype, rows: int, vocabulary: int) -> None:
     cases.check_loss("triton", dtype, rows, vocabulary, weighted=True)
 
 
+@DTYPES
+def test_weight_in_backward(dtype: torch.dtype) -> None:
+    cases.check_weight_in_backward("triton", dtype)
+
+
 def test_a_bank_has_the_same_bytes_on_every_platform() -> None:
     topology = {"c": "block", "G": "hadamard", "D": "hadamard", "r": "ring", "f": "dense", "U": "block"}
     config = ReservoirConfig(plan="cfGUD@a+r", topology=topology, block_size=3)

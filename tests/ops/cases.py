@@ -72,6 +72,25 @@ def check_weight(backend: Choice, dtype: torch.dtype, shape: tuple[int, int]) ->
     assert_same_codes(found, quantise_weight(weight), torch.float32)
 
 
+def check_weight_in_backward(backend: Choice, dtype: torch.dtype) -> None:
+    """Gradients are taken by the weights of the step, also after they were rounded again where they lie."""
+    weight, x, dy = leaf(24, 40, dtype=dtype), leaf(5, 40, dtype=dtype), torch.randn(5, 24).to(dtype)
+    kept, found = WeightsQuantisedOnce(), []
+    for factor in (1.0, -2.0):
+        with torch.no_grad():
+            weight.mul_(factor)
+        for choice, scope in ((backend, kept), ("reference", WeightsQuantisedOnce())):
+            with forced(choice), scope:  # type: ignore[arg-type]
+                scope.round_again()
+                for _ in range(2):  # as many micro-batches
+                    (y,) = project(quantise_tokens(x), [Trained(weight)])
+                    found.append(torch.autograd.grad(y, x, dy)[0])
+    for first in range(0, len(found), 4):
+        for fused in found[first : first + 2]:
+            assert_near(fused, found[first + 2], TOLERANCE[dtype], "gradient")
+    assert not torch.equal(found[0], found[4])
+
+
 def check_gated(backend: Choice, dtype: torch.dtype, width: int, kind: str) -> None:
     a, b, gain = leaf(3, 5, width, dtype=dtype), leaf(3, 5, width, dtype=dtype), leaf(width, dtype=dtype, positive=True)
     inner = leaf(width, dtype=dtype, positive=True)

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from rcdist.config import ModelConfig
 from tests.conftest import ROOT
 from tests.ops import cases
 
@@ -65,6 +66,20 @@ def test_scan(dtype: torch.dtype, shape: tuple[int, int, int], constant: bool, s
 @pytest.mark.parametrize(("letter", "topology"), [("c", "dense"), ("D", "dense"), ("G", "block"), ("c", "ring")])
 def test_project(dtype: torch.dtype, letter: str, topology: str, gain: bool) -> None:
     cases.check_project("triton", dtype, letter, topology, gain=gain)
+
+
+@pytest.mark.parametrize("norm", ["shared", "per_projection"])
+def test_every_kernel_that_is_compiled_ahead_can_be_launched(norm: str) -> None:
+    from rcdist.ops.precompile_triton import _work
+
+    model = ModelConfig(num_layers=1, width=16, glu_width=32, vocab_size=64, norm=norm)
+    for task in _work(model, 2, 64, torch.bfloat16, torch.device("cpu"), rows=16):
+        task()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weight_in_backward(dtype: torch.dtype) -> None:
+    cases.check_weight_in_backward("triton", dtype)
 
 
 def test_a_lower_bound_of_one_and_a_gate_that_is_nan() -> None:

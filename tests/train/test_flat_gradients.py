@@ -19,6 +19,18 @@ def test_sums_lie_at_the_offsets_and_padding_stays_zero() -> None:
     assert not flat.any()
 
 
+def test_small_neighbours_are_added_together_and_large_ones_alone() -> None:
+    sizes = [3, 2, 2**17, 4, 1]
+    parameters = [nn.Parameter(torch.zeros(size)) for size in sizes]
+    gradients = FlatGradients(plain_layouts([{"params": parameters}]), CPU)
+    assert [len(run) for run in gradients._runs] == [2, 1, 2]
+    made = [torch.randn(size) for size in sizes]
+    gradients.add(made)
+    gradients.add([made[0], None, made[2], made[3], made[4]])
+    (flat,) = gradients.share_out(torch.float32, 1)
+    assert torch.equal(flat, torch.cat([2 * made[0], made[1], 2 * made[2], 2 * made[3], 2 * made[4]]))
+
+
 def test_a_parameter_without_gradient_has_a_sum_of_zero() -> None:
     a, b = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
     gradients = FlatGradients(plain_layouts([{"params": [a]}, {"params": [b]}]), CPU)

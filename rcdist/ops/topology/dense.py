@@ -18,6 +18,8 @@ class DenseMap:
 
     def __init__(self, parts: Mapping[str, Tensor], shape: tuple[int, int]) -> None:
         self.ternary_NK, self.shape = parts["ternary"], shape
+        self.scaled_NK = parts.get("scaled")
+        """Of a trained matrix, on a GPU: its values in the tokens' dtype, made once per step for backward passes."""
 
     def to(self, dtype: torch.dtype) -> LinearMap:
         """Return the map with its table in a float dtype."""
