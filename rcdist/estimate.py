@@ -9,6 +9,7 @@ from rcdist.data.prepare import PreparedData
 from rcdist.model.cost import MatrixCost, count_parameters, estimate_flops, list_matrices
 from rcdist.tracking.prices import PriceRow
 from rcdist.tracking.progress import draw, format_count, format_duration
+from rcdist.train.deepspeed_config import has_flat_steps
 
 _COLUMNS = ("matrix", "shape", "blocks", "distinct", "weights stored", "train FLOPs", "decode FLOPs", "bytes read")
 
@@ -117,9 +118,16 @@ def format_run(config: JobConfig, workers: Workers, price: PriceRow, data: Prepa
 
 
 def _state_bytes(config: JobConfig, workers: Workers) -> float:
-    """Estimate one worker's model states in bytes: 16 per trained weight less what ZeRO partitions, 1 per frozen."""
+    """Estimate one worker's model states in bytes: 16 per trained weight less what ZeRO partitions, 1 per frozen.
+
+    On a GPU with graphs gradients are whole float32 sums, and rounded weights are kept, as codes and in their dtype.
+    """
     counts, stage, share = count_parameters(config.architecture), config.train.zero_stage, 1 / workers.num_workers
     weight = gradient = 2.0 if config.train.precision == "bf16" else 4.0
+    if workers.use_gpu and has_flat_steps(config):
+        moments = 8.0 + (4.0 if config.train.precision == "bf16" or stage else 0.0)
+        per_weight = weight + 4.0 + moments * (share if stage else 1.0) + 1.0 + weight
+        return per_weight * counts.trained + counts.frozen_unique
     moments = 8.0 + (4.0 if config.train.precision == "bf16" or stage else 0.0)
     per_weight = (
         weight * (share if stage >= 3 else 1.0)

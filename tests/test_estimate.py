@@ -29,11 +29,21 @@ def test_rows_add_up(plan: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "precision", "bytes_per_weight"),
-    [(0, "fp32", 16), (1, "fp32", 8 + 12 / 4), (2, "bf16", 2 + (2 + 12) / 4), (3, "bf16", 16 / 4)],
+    ("stage", "precision", "graphs", "bytes_per_weight"),
+    [
+        (0, "fp32", False, 16),
+        (1, "fp32", False, 8 + 12 / 4),
+        (2, "bf16", False, 2 + (2 + 12) / 4),
+        (3, "bf16", True, 16 / 4),
+        # Weights, float32 sums of gradients, codes and rounded weights; then what is partitioned.
+        (0, "fp32", True, 4 + 4 + 1 + 4 + 8),
+        (2, "bf16", True, 2 + 4 + 1 + 2 + 12 / 4),
+    ],
 )
-def test_memory_is_what_zero_leaves_each_worker(stage: int, precision: str, bytes_per_weight: float) -> None:
-    config = JobConfig(train={"zero_stage": stage, "precision": precision})
+def test_memory_is_what_zero_leaves_each_worker(
+    stage: int, precision: str, graphs: bool, bytes_per_weight: float
+) -> None:
+    config = JobConfig(train={"zero_stage": stage, "precision": precision, "cuda_graphs": graphs})
     counts = count_parameters(config.architecture)
     expected = bytes_per_weight * counts.trained + counts.frozen_unique
     assert describe_run(config, Workers(4, True, 1.0), PRICE)["memory_bytes_per_worker"] == round(expected)

@@ -36,7 +36,8 @@ class Staging:
             self._reserving.start()
 
     def _reserve(self, num_bytes: int) -> None:
-        memory = torch.empty(num_bytes, dtype=torch.uint8, device="cpu")
+        # Written to first: else its pages are made under a lock of the driver that stops all other work on the device.
+        memory = torch.zeros(num_bytes, dtype=torch.uint8, device="cpu").fill_(1)
         # Not by pin_memory, whose allocator rounds up to a power of two.
         if int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), num_bytes, 0)) == 0:
             self._memory = memory

@@ -1,8 +1,9 @@
-"""Measure a preset's bare captured step on one GPU, and count its operations: `python -m tests.gpu.measure 370m`."""
+"""Measure a preset's bare captured step on one GPU, alone and beside Llama's: `python -m tests.gpu.measure 370m`."""
 
 # What a job would reach with nothing around it: micro-batches as graphs, their gradients summed, AdamW over flat
 # float32 weights. One JSON object per preset on standard output.
 
+import gc
 import json
 import sys
 import time
@@ -12,6 +13,8 @@ import torch
 import yaml
 from torch.profiler import ProfilerActivity, profile
 
+from rcdist.benchmark.pairs import measure_pairs, ratio
+from rcdist.benchmark.steps import build, random_tokens, training_step
 from rcdist.config import JobConfig
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import build_bank
@@ -21,17 +24,16 @@ from rcdist.train.flat_gradients import FlatGradients, plain_layouts
 from tests.conftest import ROOT
 
 MICRO_BATCHES, STEPS = 16, 5
+WINDOWS = {"370m": 16, "1.3b": 8, "2.7b": 4}
+"""Of a micro-batch."""
 
 
-def measure(preset: str, **model: Any) -> dict[str, Any]:
+def measure(preset: str) -> dict[str, Any]:
     """Return tokens per second of whole steps of 16 micro-batches, and what one pass consists of."""
-    raw = yaml.safe_load((ROOT / f"jobs/configs/{preset}.yaml").read_text())
-    raw["model"] |= model
-    config, device = JobConfig(**raw), torch.device("cuda", 0)
+    config, device = _read(preset), torch.device("cuda", 0)
     built = LanguageModel(config.architecture, build_bank(config.architecture), seed=0).to(device, torch.bfloat16)
     parameters = list(built.parameters())
-    assert isinstance(config.train.micro_batch_size, int)
-    shape = (config.train.micro_batch_size, config.data.seq_len)
+    shape = (WINDOWS[preset], config.data.seq_len)
     tokens, targets = (torch.randint(config.model.vocab_size, shape, device=device) for _ in range(2))
     starts = torch.rand(shape, device=device) < 1 / 500
     weights = torch.ones(shape, device=device)
@@ -54,7 +56,7 @@ def measure(preset: str, **model: Any) -> dict[str, Any]:
         optimizer.step()
         with torch.no_grad():
             torch._foreach_copy_(
-                parameters, [v.view(p.shape) for v, p in zip(_split(master, parameters), parameters, strict=True)]
+                list(parameters), [v.view(p.shape) for v, p in zip(_split(master, parameters), parameters, strict=True)]
             )
 
     for _ in range(3):
@@ -73,7 +75,6 @@ def measure(preset: str, **model: Any) -> dict[str, Any]:
     events = [event for event in profiled.events() if event.device_type == torch.autograd.DeviceType.CUDA]
     return {
         "preset": preset,
-        "model": model,
         "device": torch.cuda.get_device_name(),
         "tokens_per_s": MICRO_BATCHES * tokens.numel() / seconds,
         "step_s": times,
@@ -82,6 +83,28 @@ def measure(preset: str, **model: Any) -> dict[str, Any]:
         "launches": _most_frequent(events),
         "peak_bytes": torch.cuda.max_memory_allocated(),
     }
+
+
+def compare(preset: str, pairs: int = 7) -> dict[str, Any]:
+    """Time whole steps with fused AdamW in bfloat16, all as graphs: ours over those of a Llama of equal size."""
+    config, device = _read(preset), torch.device("cuda", 0)
+    tokens = random_tokens(config.model, WINDOWS[preset], config.data.seq_len, device)
+    replay, arms, shared = Replay(device), {}, config.model.model_copy(update={"norm": "shared"})
+    for name, kind, model in (("ours", "ours", config.model), ("shared", "ours", shared), ("llama", "llama", shared)):
+        arms[name] = training_step(kind, build(kind, model, device, torch.bfloat16), tokens, replay)
+    seconds = measure_pairs(arms, pairs)
+    medians = {name: sorted(times)[pairs // 2] for name, times in seconds.items()}
+    return {
+        "preset": preset,
+        "device": torch.cuda.get_device_name(),
+        "graphs": replay.num_graphs,
+        "tokens_per_s": {name: tokens[:, 1:].numel() / median for name, median in medians.items()},
+        "over_llama": {name: ratio(seconds[name], seconds["llama"]) for name in ("ours", "shared")},
+    }
+
+
+def _read(preset: str) -> JobConfig:
+    return JobConfig(**yaml.safe_load((ROOT / f"jobs/configs/{preset}.yaml").read_text()))
 
 
 def _split(flat: torch.Tensor, parameters: list[torch.nn.Parameter]) -> list[torch.Tensor]:
@@ -100,6 +123,8 @@ def _most_frequent(events: list[Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        print(json.dumps(measure(name)), flush=True)
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+        for part in (measure, compare):
+            print(json.dumps(part(name)), flush=True)
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
