@@ -21,8 +21,8 @@ class FlatSteps:
 
     Forward and backward are one graph per shape of a micro-batch. Its inputs (document starts and padding among them)
     and its results lie in tensors of their own. Gradients are taken with respect to other tensors over the memory of
-    the weights, which no hook of DeepSpeed's knows.
-    Whether a step is applied, and how far its gradient is clipped, is decided on the device, and read once at the end.
+    the weights, which no hook of DeepSpeed's knows. Whether a step is applied, and how far its gradient is clipped, is
+    decided on the device, and read once at the end.
 
     Args:
         engine: DeepSpeed's, of stage 0, 1 or 2.
