@@ -27,7 +27,7 @@ class Staging:
 
     def __init__(self, device: torch.device, expected_bytes: int) -> None:
         self._is_side_stream = device.type == "cuda"
-        self._memory = torch.empty(0, dtype=torch.uint8)
+        self._memory = torch.empty(0, dtype=torch.uint8, device="cpu")
         self._used = 0
         self._copied: torch.cuda.Event | None = None
         if self._is_side_stream:
@@ -37,10 +37,11 @@ class Staging:
 
     def _reserve(self, num_bytes: int) -> None:
         # Written to first: else its pages are made under a lock of the driver that stops all other work on the device.
-        memory = torch.zeros(num_bytes, dtype=torch.uint8, device="cpu").fill_(1)
-        # Not by pin_memory, whose allocator rounds up to a power of two.
-        if int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), num_bytes, 0)) == 0:
-            self._memory = memory
+        with contextlib.suppress(RuntimeError):  # there is too little of it
+            memory = torch.empty(num_bytes, dtype=torch.uint8, device="cpu").fill_(1)
+            # Not by pin_memory, whose allocator rounds up to a power of two.
+            if int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), num_bytes, 0)) == 0:
+                self._memory = memory
 
     def copy(self, gather: Callable[[Callable[[Any], Any]], None]) -> None:
         """Copy whatever `gather` finds, after all work that the device has so far.

@@ -87,7 +87,8 @@ def add_norms_quantise(
     never is; else u is written, and read once for each z.
     """
     if rounding == "nearest" and backend_of(x) == "triton" and len(gains) <= _MOST_FUSED:
-        *new, codes, scale, handles = _split(apply(_AddNormsQuantise, x, delta, gain_D, eps, *gains), len(gains))
+        codes, scale, *rest = apply(_AddNormsQuantise, x, delta, gain_D, eps, *gains)
+        handles, new = rest[: len(gains)], rest[len(gains) :]
         return new[0] if new else x, [Quantised(*z) for z in zip(handles, codes, scale, strict=True)]
     x = x if delta is None else x + delta
     u = rms_norm(x, gain_D, eps)
@@ -95,11 +96,7 @@ def add_norms_quantise(
 
 
 _MOST_FUSED = 4
-
-
-def _split(results: tuple[Tensor, ...], num: int) -> list[Any]:
-    *new, codes, scale = results[: len(results) - num]
-    return [*new, codes, scale, results[len(results) - num :]]
+"""What the kernel has arguments for: f, c, g and an inserted reservoir."""
 
 
 class _AddNormsQuantise(torch.autograd.Function):
@@ -115,14 +112,14 @@ class _AddNormsQuantise(torch.autograd.Function):
         ctx.save_for_backward(x_new, gain_D, gains_ND, inverses)
         ctx.mark_non_differentiable(codes, scale)
         ctx.set_materialize_grads(False)
-        return *((x_new,) if ctx.has_delta else ()), codes, scale, *(hollow(x_new) for _ in gains)
+        return codes, scale, *(hollow(x_new) for _ in gains), *((x_new,) if ctx.has_delta else ())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         from rcdist.ops import norms_triton
 
         x_new, gain_D, gains_ND, inverses = ctx.saved_tensors
-        dx_new, dz = gradients[0] if ctx.has_delta else None, gradients[-ctx.num :]
+        dz, dx_new = gradients[2 : 2 + ctx.num], gradients[-1] if ctx.has_delta else None
         if all(gradient is None for gradient in dz):
             return dx_new, dx_new if ctx.has_delta else None, *[None] * (2 + ctx.num)
         whole = [torch.zeros_like(x_new) if gradient is None else gradient for gradient in dz]
