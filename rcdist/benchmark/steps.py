@@ -221,7 +221,7 @@ def measure_deltas(
 
         def prefill(name: str) -> None:
             with scopes[name]:
-                replay.run(("prefill", name), lambda: _unused(built[name].prefill(tokens[:, :-1], last_only=True)))
+                replay.run(("prefill", name), lambda: built[name].prefill(tokens[:, :-1], last_only=True))
 
         def decode(name: str) -> None:
             with scopes[name]:
@@ -243,10 +243,6 @@ def _decode(model: LanguageModel, tokens: Tensor) -> None:
     state = model.init_state(len(tokens))
     for t in range(_DECODED):
         _, state = model.step(tokens[:, t], state)
-
-
-def _unused(_: object) -> None:
-    """Let a result go."""
 
 
 if __name__ == "__main__":

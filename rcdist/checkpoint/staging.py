@@ -85,6 +85,9 @@ class Staging:
 
     def close(self) -> None:
         """Give the memory back."""
+        if self._is_side_stream:
+            self._reserving.join()
+        self.wait()
         if len(self._memory):
             with contextlib.suppress(RuntimeError):  # the process may be ending
                 torch.cuda.cudart().cudaHostUnregister(self._memory.data_ptr())

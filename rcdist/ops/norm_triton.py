@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcdist.ops.triton_common import column_sums, num_programs, num_warps, round_to_nearest
+from rcdist.ops.triton_common import column_sums, load_sum, num_programs, num_warps, store_rounded
 
 _FORWARD, _BACKWARD = 32, 16
 """Channels a thread; the fastest of 4, 8, 16 and 32 on an H100."""
@@ -20,18 +20,11 @@ def _forward_kernel(
     row = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, BLOCK)
     inside = i < width
-    value = tl.load(x + row * width + i, mask=inside, other=0.0).to(tl.float32)
-    if HAS_DELTA:
-        value += tl.load(delta + row * width + i, mask=inside, other=0.0).to(tl.float32)
-        rounded = value.to(x_new.dtype.element_ty)
-        tl.store(x_new + row * width + i, rounded, mask=inside)
-        value = rounded.to(tl.float32)
+    at = row * width
+    value = load_sum(x + at, delta + at, x_new + at, i, inside, HAS_DELTA)
     inverse_rms = 1.0 / tl.sqrt(tl.sum(value * value) / width + eps)
     z = value * inverse_rms * tl.load(gain + i, mask=inside, other=0.0).to(tl.float32)
-    # A maximum drops NaN: what is not finite must reach the scale.
-    largest = tl.maximum(tl.max(tl.abs(z)), 1e-5) + tl.sum(z) * 0.0
-    tl.store(codes + row * width + i, round_to_nearest(z * (127.0 / largest)).to(tl.int8), mask=inside)
-    tl.store(scale + row, largest / 127.0)
+    store_rounded(z, codes + at, scale + row, i, inside)
     tl.store(inverse + row, inverse_rms)
 
 

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcdist.ops.triton_common import column_sums, num_programs, num_warps, round_to_nearest
+from rcdist.ops.triton_common import column_sums, load_sum, num_programs, num_warps, store_rounded
 
 MOST_NORMS = 4
 """Norms behind the first that a kernel has arguments for: f, c, g and an inserted reservoir."""
@@ -24,12 +24,8 @@ def _forward_kernel(
     m = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, BLOCK)
     inside = i < width
-    value = tl.load(x + m * width + i, mask=inside, other=0.0).to(tl.float32)
-    if HAS_DELTA:
-        value += tl.load(delta + m * width + i, mask=inside, other=0.0).to(tl.float32)
-        rounded = value.to(x_new.dtype.element_ty)
-        tl.store(x_new + m * width + i, rounded, mask=inside)
-        value = rounded.to(tl.float32)
+    at = m * width
+    value = load_sum(x + at, delta + at, x_new + at, i, inside, HAS_DELTA)
     first = 1.0 / tl.sqrt(tl.sum(value * value) / width + eps)
     u = value * first * tl.load(gain + i, mask=inside, other=0.0).to(tl.float32)
     second = 1.0 / tl.sqrt(tl.sum(u * u) / width + eps)
@@ -37,11 +33,7 @@ def _forward_kernel(
     tl.store(inverses + rows + m, second)
     for n in tl.static_range(NUM):
         z = u * second * tl.load(gains + n * width + i, mask=inside, other=0.0).to(tl.float32)
-        # A maximum drops NaN: what is not finite must reach the scale.
-        largest = tl.maximum(tl.max(tl.abs(z)), 1e-5) + tl.sum(z) * 0.0
-        place = (n * rows + m) * width
-        tl.store(codes + place + i, round_to_nearest(z * (127.0 / largest)).to(tl.int8), mask=inside)
-        tl.store(scale + n * rows + m, largest / 127.0)
+        store_rounded(z, codes + (n * rows + m) * width, scale + n * rows + m, i, inside)
 
 
 @triton.jit

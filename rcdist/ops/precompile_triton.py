@@ -13,8 +13,15 @@ import torch
 from torch import Tensor
 
 from rcdist.config import ModelConfig
-from rcdist.ops import cross_entropy_triton, gated_triton, norm_triton, norms_triton, product_triton, scan_triton
-from rcdist.ops.quantise_triton import quantise_weight_triton
+from rcdist.ops import (
+    cross_entropy_triton,
+    gated_triton,
+    norm_triton,
+    norms_triton,
+    product_triton,
+    quantise_triton,
+    scan_triton,
+)
 
 _THREADS = 8
 _ROWS = 1024
@@ -102,6 +109,6 @@ def _work(
         *gated(inner, True),
         *gated(width, False),
         partial(cross_entropy_triton.compile_kernel, model.vocab_size, dtype, device),
-        lambda: quantise_weight_triton(made(width, width)),
+        lambda: quantise_triton.forward(made(width, width)),
         lambda: product_triton.scale_rows(made(16, width, dtype=torch.int8), made(16, dtype=torch.float32), dtype),
     ]

@@ -7,9 +7,10 @@ from rcdist.ops.native import call
 from rcdist.ops.quantise import Quantised
 
 
-def quantise_weight_cpu(weight_NK: Tensor) -> Quantised:
-    """Compute `ops.quantise.quantise_weight` on a CPU."""
+def forward(weight_NK: Tensor, out: Quantised | None = None) -> Quantised:
+    """Compute `ops.quantise.quantise_weight` on a CPU; out: of an earlier call, to be written over."""
     weight = weight_NK.detach().contiguous()
-    codes, beta = torch.empty(weight.shape, dtype=torch.int8), torch.empty(())
-    call("quantise_weight", weight, weight, codes, None, beta, weight.numel())
-    return Quantised(weight_NK, codes, beta)
+    if out is None:
+        out = Quantised(weight_NK, torch.empty(weight.shape, dtype=torch.int8), torch.empty(()))
+    call("quantise_weight", weight, weight, out.values, None, out.scale, weight.numel())
+    return out

@@ -39,7 +39,7 @@ def _round_kernel(weight, sums, codes, beta, size, num_sums, SUMS: tl.constexpr,
     tl.store(codes + at, value.to(tl.int8), mask=at < size)
 
 
-def quantise_weight_triton(weight_NK: Tensor, out: Quantised | None = None) -> Quantised:
+def forward(weight_NK: Tensor, out: Quantised | None = None) -> Quantised:
     """Round a matrix as `ops.quantise.quantise_weight` does; the sum is taken in another order.
 
     Args:

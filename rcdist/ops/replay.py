@@ -31,7 +31,7 @@ class Replay:
         """Return how many pieces of work are graphs by now."""
         return len(self._graphs)
 
-    def run(self, key: Hashable, work: Callable[[], None]) -> None:
+    def run(self, key: Hashable, work: Callable[[], object]) -> None:
         """Do a piece of work.
 
         Args:
@@ -47,7 +47,7 @@ class Replay:
         else:
             graph.replay()
 
-    def run_on(self, name: str, work: Callable[..., None], tensors: Sequence[Tensor]) -> None:
+    def run_on(self, name: str, work: Callable[..., object], tensors: Sequence[Tensor]) -> None:
         """Do a piece of work on the values of some tensors, which are copied to where its graph reads them.
 
         Args:
@@ -69,7 +69,7 @@ class Replay:
         self._graphs.clear()
         self._seen.clear()
 
-    def _capture(self, key: Hashable, work: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
+    def _capture(self, key: Hashable, work: Callable[[], object]) -> torch.cuda.CUDAGraph | None:
         try:
             graph = self._graphs[key] = self._record(work)
             return graph
@@ -87,7 +87,7 @@ class Replay:
         say(f"CUDA graphs are off, steps take longer: {reason}")
         return None
 
-    def _record(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
+    def _record(self, work: Callable[[], object]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         # Other threads, as those that write checkpoints or watch NCCL, may use the device meanwhile.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):

@@ -18,6 +18,31 @@ def round_to_nearest(x):
     return (x + 12582912.0) - 12582912.0
 
 
+@triton.jit
+def load_sum(x, delta, x_new, i, inside, HAS_DELTA: tl.constexpr):
+    """Load a row of x, or of x + delta, which is stored in x_new and goes on as it was rounded there; float32."""
+    value = tl.load(x + i, mask=inside, other=0.0).to(tl.float32)
+    if HAS_DELTA:
+        value += tl.load(delta + i, mask=inside, other=0.0).to(tl.float32)
+        rounded = value.to(x_new.dtype.element_ty)
+        tl.store(x_new + i, rounded, mask=inside)
+        value = rounded.to(tl.float32)
+    return value
+
+
+@triton.jit
+def store_rounded(z, codes, scale, i, inside):
+    """Store the int8 codes of a row, and its scale."""
+    # A maximum drops NaN: what is not finite must reach the scale.
+    largest = tl.maximum(tl.max(tl.abs(z)), 1e-5) + tl.sum(z) * 0.0
+    tl.store(codes + i, round_to_nearest(z * (127.0 / largest)).to(tl.int8), mask=inside)
+    tl.store(scale, largest / 127.0)
+
+
+_WARPS = 16
+"""Warps on a multiprocessor of a kernel that loops over rows: the fastest of 16, 32, 48 and 64 on an H100."""
+
+
 def num_warps(block: int, channels: int) -> int:
     """Return warps for a program that holds `block` channels of a row, so many a thread."""
     return min(max(block // (32 * channels), 1), 16)
@@ -47,10 +72,6 @@ def column_sums(x_PRN: Tensor, dtype: torch.dtype) -> Tensor:
     block = 32
     _column_sums_kernel[(triton.cdiv(width, block), parts)](x_PRN, out, rows, width, TILE=64, BLOCK=block, num_warps=4)
     return out
-
-
-_WARPS = 16
-"""Warps of such a kernel on a multiprocessor: the fastest of 16, 32, 48 and 64 on an H100."""
 
 
 @cache

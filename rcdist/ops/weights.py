@@ -1,15 +1,12 @@
 """Round trained matrices to ternary, once for all uses of an optimizer step where that is allowed."""
 
-import importlib
 from contextvars import ContextVar, Token
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from rcdist.ops.backend import backend_of
+from rcdist.ops.backend import backend_of, twin_of
 from rcdist.ops.quantise import Quantised, Rounding, quantise_weight
-from rcdist.ops.quantise_cpu import quantise_weight_cpu
 
 _Kept = dict[int, tuple[Tensor, Quantised, Tensor | None]]
 """Weights, what they were rounded to, and that in their own dtype, by the identity of the latent tensor."""
@@ -73,25 +70,16 @@ def scaled_weight(rounded: Quantised) -> Tensor | None:
 
 def _scale(rounded: Quantised, out: Tensor) -> Tensor:
     assert rounded.scale is not None
-    product = importlib.import_module("rcdist.ops.product_triton")
-    scaled: Tensor = product.scale_rows(rounded.values, rounded.scale.expand(len(out)), out.dtype, out)
+    scaled: Tensor = twin_of("project", out).scale_rows(rounded.values, rounded.scale.expand(len(out)), out.dtype, out)
     return scaled
 
 
 def _quantise(weight_NK: Tensor, rounding: Rounding, out: Quantised | None = None) -> Quantised:
-    backend = backend_of(weight_NK) if rounding == "nearest" else "reference"
-    if backend == "triton":
-        rounded: Quantised = _triton().quantise_weight_triton(weight_NK, out)
-        return rounded
-    rounded = quantise_weight_cpu(weight_NK) if backend == "cpu" else quantise_weight(weight_NK, rounding)
-    if out is None:
-        return rounded
-    out.values.copy_(rounded.values)
-    if out.scale is not None and rounded.scale is not None:
+    """Round a matrix, into the tensors of an earlier call if there was one."""
+    twin = twin_of("quantise", weight_NK) if rounding == "nearest" else None
+    rounded: Quantised = quantise_weight(weight_NK, rounding) if twin is None else twin.forward(weight_NK, out)
+    if twin is None and out is not None:
+        assert out.scale is not None and rounded.scale is not None
+        out.values.copy_(rounded.values)
         out.scale.copy_(rounded.scale)
-    return out
-
-
-def _triton() -> Any:
-    # Only where it is used: a CPU build of torch comes without it.
-    return importlib.import_module("rcdist.ops.quantise_triton")
+    return rounded

@@ -70,7 +70,10 @@ def train_loop_per_worker(arguments: dict[str, Any]) -> None:
         model = _build_model(config, bank)
         config = with_micro_batch(config, model, device)
         payload = replace(payload, config=config)
-        with wire.installed(), contextlib.closing(_build_engine(config, model, device)) as engine:
+        with (
+            wire.installed(),
+            contextlib.closing(Engine(model, config, world_size=dist.get_world_size(), device=device)) as engine,
+        ):
             startup.mark("model")
             if compiling is not None:
                 compiling.join()
@@ -102,10 +105,6 @@ def _build_model(config: JobConfig, bank: ReservoirBank) -> LanguageModel:
         activation_checkpointing=config.train.activation_checkpointing,
         separately=config.train.zero_stage == 3,
     )
-
-
-def _build_engine(config: JobConfig, model: LanguageModel, device: torch.device) -> Engine:
-    return Engine(model, config, world_size=dist.get_world_size(), device=device)
 
 
 def _train(
