@@ -13,7 +13,9 @@ from rcdist.ops.native import observers
 from rcdist.ops.norm import add_norm_quantise
 from rcdist.ops.processor import limited
 from rcdist.ops.project import Trained, project
+from rcdist.ops.quantise import quantise_tokens
 from rcdist.ops.scan import gated_scan
+from rcdist.ops.weights import WeightsQuantisedOnce
 from tests.ops import cases
 from tests.ops.backends import X86
 
@@ -143,3 +145,16 @@ def test_a_nan_comes_through() -> None:
     _, z = add_norm_quantise(x, None, torch.ones(24), 1e-6)
     assert z.scale is not None
     assert z.scale.flatten().isnan().tolist() == [False, True]
+
+
+def test_a_weight_that_was_rounded_again_is_multiplied_by_as_it_is_now() -> None:
+    weight, x, kept = torch.randn(24, 40), torch.randn(5, 40), WeightsQuantisedOnce()
+    for _ in range(2):
+        with torch.no_grad():
+            with kept:
+                kept.round_again()
+                (found,) = project(quantise_tokens(x), [Trained(weight)])  # so few rows that the packed matrix is kept
+            with forced("reference"):
+                (expected,) = project(quantise_tokens(x), [Trained(weight)])
+        torch.testing.assert_close(found, expected)
+        weight.copy_(-2 * weight.flip(0))
