@@ -34,7 +34,7 @@ from rcdist.lease import Lease
 from rcdist.model.reservoir import PackedBank, ReservoirBank, build_bank
 from rcdist.model.spectrum import measure_reservoirs
 from rcdist.ops import native
-from rcdist.preflight import check_config, check_data, find_resume, refusing_storage
+from rcdist.preflight import check_config, check_data, find_resume, keep_version, refusing_storage
 from rcdist.printing import printed_log
 from rcdist.record import OnRecord, RunRecord, is_complete
 from rcdist.result import RunResult, format_result, read_result
@@ -95,6 +95,7 @@ def run(
                 lease = stack.enter_context(Lease(config.run_dir, config.name))
                 sweep_unfinished(config.run_dir)
             resume = find_resume(config)
+            config = keep_version(config, resume)
             check_server(config.tracking_uri, config.tracking.experiment, config.tracking.timeout_s)
             if resume and resume.manifest.step >= config.train.steps:
                 return _complete(config, resume, tags)

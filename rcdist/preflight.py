@@ -1,7 +1,6 @@
 """Before anything is started: refuse what cannot work, and find the checkpoint that a run goes on from."""
 
 import contextlib
-import json
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rcdist.checkpoint.find import Found, find_at, find_newest_valid
-from rcdist.checkpoint.manifest import CONFIG, Manifest
+from rcdist.checkpoint.manifest import Manifest, read_settings
 from rcdist.checkpoint.untrusted import refuse_code
 from rcdist.config import JobConfig
 from rcdist.data.prepare import PreparedData
@@ -84,6 +83,14 @@ def find_resume(config: JobConfig) -> Found | None:
     return found
 
 
+def keep_version(config: JobConfig, found: Found | None) -> JobConfig:
+    """Return the settings with the checkpoint's version of frozen matrices, unless they name another."""
+    if found is None or "version" in config.reservoir.model_fields_set:
+        return config
+    version = read_settings(found.folder)["reservoir"]["version"]
+    return config.model_copy(update={"reservoir": config.reservoir.model_copy(update={"version": version})})
+
+
 def _find_start(config: JobConfig) -> Found | None:
     """Return the checkpoint that a new run starts from: `checkpoint.resume_from`."""
     if config.checkpoint.resume_from is None:
@@ -124,8 +131,8 @@ def _check_budget(config: JobConfig, manifest: Manifest) -> None:
 
 
 def _check_same(config: JobConfig, found: Found) -> None:
-    saved = json.loads((found.folder / CONFIG).read_text())
-    wanted = config.model_dump(mode="json")
+    saved = read_settings(found.folder)
+    wanted = keep_version(config, found).model_dump(mode="json")
     for key in _FIXED_ON_RESUME:
         for path, old, new in _differences(key, _look_up(saved, key), _look_up(wanted, key)):
             if path == "reservoir.source":  # either way gives the same bytes

@@ -103,6 +103,13 @@ def read_manifest(folder: Path) -> Manifest:
     )
 
 
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read the settings of the run that wrote a checkpoint, as JobConfig takes them."""
+    settings: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+    settings["reservoir"].setdefault("version", 1)  # was not a setting while there was only one
+    return settings
+
+
 def _check_inside(name: str) -> None:
     """Refuse the name of a file that would lie outside the checkpoint's folder."""
     path = PurePosixPath(name)

@@ -58,6 +58,9 @@ class ReservoirConfig(Section):
     source: Literal["broadcast", "regenerate"] = "broadcast"
     """broadcast: workers get the packed bytes from the object store; regenerate: each makes them from the seed."""
 
+    version: Annotated[int, Field(ge=1, le=2)] = 2
+    """Version of the generator: 1 permutes channels inside a hadamard matrix. A run keeps that of its checkpoint."""
+
     @model_validator(mode="after")
     def _normalise_plan(self) -> "ReservoirConfig":
         self.plan = str(parse_plan(self.plan))

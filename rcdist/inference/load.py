@@ -1,6 +1,5 @@
 """Load the model of a training checkpoint for evaluation and generation, without Ray and without its optimizer."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,7 +7,7 @@ from typing import Literal
 import torch
 
 from rcdist.checkpoint.find import find_at
-from rcdist.checkpoint.manifest import CONFIG, TOKENIZER, Manifest
+from rcdist.checkpoint.manifest import TOKENIZER, Manifest, read_settings
 from rcdist.checkpoint.weights import read_trained_weights
 from rcdist.config import JobConfig
 from rcdist.data.tokenizer import Tokenizer, load_tokenizer
@@ -58,7 +57,7 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
         prepare_host()
     found = find_at(path)
     folder, manifest = found.folder, found.manifest
-    config = JobConfig(**json.loads((folder / CONFIG).read_text()))
+    config = JobConfig(**read_settings(folder))
     bank = build_bank(config.architecture)
     found.check_reservoir(bank.digest())
     tokenizer = load_tokenizer(folder / TOKENIZER)

@@ -69,11 +69,10 @@ class ReservoirBank(nn.Module):
         self._parts: dict[str, list[str]] = {}
         assert len(self._specs) == len(specs), "keys of frozen matrices are unique"
         for spec, tensors in zip(specs, parts, strict=True):
-            if "permutation" in tensors:
-                tensors = tensors | {"inverse": tensors["permutation"].argsort(-1).to(torch.int32)}
-            self._parts[spec.key] = list(tensors)
-            for name, tensor in tensors.items():
-                assert name == "inverse" or tensor.dtype == spec.parts()[name].dtype
+            assert all(tensors[name].dtype == part.dtype for name, part in spec.parts().items())
+            resident = tensors | spec.structure.companions(tensors)
+            self._parts[spec.key] = list(resident)
+            for name, tensor in resident.items():
                 self.register_buffer(_buffer_name(spec.key, name), tensor, persistent=False)
 
     def matrix(self, key: str) -> Tensor:

@@ -8,11 +8,7 @@ from torch import Tensor
 
 from rcdist.config import Architecture, per_letter
 from rcdist.config.plan import RESERVOIR_LETTER
-from rcdist.ops.topology import TOPOLOGIES, LinearMap, Part
-
-GENERATOR_VERSION = 1
-"""Raised whenever the bytes that a specification stands for would change."""
-
+from rcdist.ops.topology import LinearMap, Part, Topology, topology_of
 
 @dataclass(frozen=True)
 class FrozenSpec:
@@ -23,11 +19,11 @@ class FrozenSpec:
         letter: one of f c g o G U D, or r for an inserted reservoir.
         shape: (outputs, inputs).
         seed: reservoir.seed; with the key it decides the bytes.
-        topology: name of its structure in ops.topology.TOPOLOGIES.
+        topology: name of its structure, see `ops.topology.topology_of`.
         connectivity: share of non-zero entries, in (0, 1]; 1 where the topology has no such thing.
         block_size: inputs of one block; 0 where the topology has none.
         scale: multiplies the matrix; not part of the bytes.
-        version: of the generator.
+        version: of the topology's structure and bytes.
     """
 
     key: str
@@ -38,15 +34,20 @@ class FrozenSpec:
     connectivity: float
     scale: float
     block_size: int = 0
-    version: int = GENERATOR_VERSION
+    version: int = 1
+
+    @property
+    def structure(self) -> Topology:
+        """Return the topology at the version."""
+        return topology_of(self.topology, self.version)
 
     def parts(self) -> dict[str, Part]:
         """Name the tensors that the matrix keeps, in the order in which they are packed."""
-        return TOPOLOGIES[self.topology].parts(self.shape, self.block_size)
+        return self.structure.parts(self.shape, self.block_size)
 
     def linear_map(self, parts: Mapping[str, Tensor]) -> LinearMap:
         """Return what multiplies by the matrix, unscaled, over its resident tensors."""
-        return TOPOLOGIES[self.topology].linear_map(parts, self.shape)
+        return self.structure.linear_map(parts, self.shape)
 
     @property
     def num_weights(self) -> int:
@@ -56,7 +57,7 @@ class FrozenSpec:
     @property
     def flops(self) -> int:
         """Return the FLOPs of one product with one vector."""
-        return TOPOLOGIES[self.topology].flops(self.shape, self.block_size)
+        return self.structure.flops(self.shape, self.block_size)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types, for a manifest."""
@@ -84,11 +85,11 @@ def frozen_specs(architecture: Architecture) -> list[FrozenSpec]:
 def _build_spec(architecture: Architecture, key: str, letter: str) -> FrozenSpec:
     config, shape = architecture.reservoir, architecture.shape(letter)
     name = per_letter(config.topology, letter, "dense")
-    topology = TOPOLOGIES[name]
+    topology = topology_of(name, config.version)
     block_size = per_letter(config.block_size, letter, 64) if topology.has_blocks else 0
     topology.check(shape, block_size, letter)
     connectivity = per_letter(config.connectivity, letter, 0.5) if topology.has_connectivity else 1.0
     relative = config.spectral_radius if config.is_reservoir(letter) else config.input_scaling
     scale = per_letter(relative, letter, 1.0) * topology.unit_gain(shape, connectivity, block_size)
     seed = per_letter(config.seed, letter, 0)
-    return FrozenSpec(key, letter, shape, seed, name, connectivity, scale, block_size)
+    return FrozenSpec(key, letter, shape, seed, name, connectivity, scale, block_size, topology.version)

@@ -1,6 +1,6 @@
-"""Triton kernels around the products: int8 product with scales, codes to float, and the hadamard topology."""
+"""Triton kernels around products: int8 product with scales, codes to float, the gradient of a gain."""
 
-# Shapes: M tokens, K inputs, N outputs; W width of a transform over runs of P x Q channels.
+# Shapes: M tokens, K inputs, N outputs.
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -11,8 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcdist.ops.topology import HadamardMap
-from rcdist.ops.topology.hadamard import hadamard_matrix
+from rcdist.ops.triton_common import column_sums, multiprocessors
 
 _CONFIGS = [
     triton.Config({"BM": 128, "BN": 256, "BK": 128}, num_warps=8, num_stages=3),
@@ -128,135 +127,32 @@ def scale_rows(codes_MK: Tensor, rows_M: Tensor, dtype: torch.dtype, out: Tensor
 
 
 @triton.jit
-def _transform(x, h_p, h_q, R: tl.constexpr, W: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, FULL: tl.constexpr):  # fmt: skip
-    """Transform runs of P x Q channels of (R, W); the result holds each run transposed, Q x P."""
-    RUNS: tl.constexpr = R * W // (P * Q)
-    if FULL:
-        x = tl.dot(tl.reshape(x, [RUNS * P, Q]), h_q, input_precision="ieee")
-        x = tl.reshape(tl.trans(tl.reshape(x, [RUNS, P, Q]), 0, 2, 1), [RUNS * Q, P])
-        x = tl.dot(x, h_p, input_precision="ieee")
-    else:
-        x = tl.dot(tl.reshape(x, [RUNS * P, Q]), h_q, input_precision="tf32")
-        x = tl.reshape(tl.trans(tl.reshape(x, [RUNS, P, Q]), 0, 2, 1), [RUNS * Q, P])
-        x = tl.dot(x, h_p, input_precision="tf32")
-    return tl.reshape(x, [R, W])
+def _gain_gradient_kernel(dy, y, gain, out, num_rows, width, chunk, TILE: tl.constexpr, BLOCK: tl.constexpr):
+    part = tl.program_id(1)
+    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    k = tl.arange(0, TILE)
+    sums = tl.zeros([TILE, BLOCK], tl.float32)
+    stop = tl.minimum((part + 1) * chunk, num_rows)
+    for first in range(part * chunk, stop, TILE):
+        m = (first + k).to(tl.int64)
+        inside = (m < stop)[:, None] & (n < width)[None, :]
+        at = m[:, None] * width + n[None, :]
+        left = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
+        sums += left * tl.load(y + at, mask=inside, other=0.0).to(tl.float32)
+    factor = tl.load(gain + n, mask=n < width, other=1.0).to(tl.float32)
+    factor = tl.where(factor == 0.0, 5.421010862427522e-20, factor)  # 2^-64, as the product had it
+    tl.store(out + part * width + n, tl.sum(sums, 0) / factor, mask=n < width)
 
 
-@triton.jit
-def _untransposed(x, R: tl.constexpr, W: tl.constexpr, P: tl.constexpr, Q: tl.constexpr):
-    return tl.reshape(tl.trans(tl.reshape(x, [R * W // (P * Q), Q, P]), 0, 2, 1), [R, W])
-
-
-@triton.jit
-def _stage_kernel(
-    x, x_stride, width_in, before, index, after, rows, columns, h_p, h_q, out, out_stride, width_out, num_rows,
-    GATHER: tl.constexpr, BEFORE: tl.constexpr, STACKED_IN: tl.constexpr, COLUMNS_IN: tl.constexpr, AFTER: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS_OUT: tl.constexpr, FULL: tl.constexpr,
-    R: tl.constexpr, W: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
-):  # fmt: skip
-    """Do one half of the topology: out = scales * flip * transform(flip * gathered x)."""
-    m, s = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(1)
-    i = tl.arange(0, W)
-    row = m.to(tl.int64)[:, None]
-    source = i
-    if GATHER:
-        source = tl.load(index + s * W + i)
-    if STACKED_IN:
-        source += s * W
-    inside = (m < num_rows)[:, None] & (source < width_in)[None, :]
-    value = tl.load(x + row * x_stride + source[None, :], mask=inside, other=0).to(tl.float32)
-    if BEFORE:
-        value *= tl.load(before + s * 2 * W + i).to(tl.float32)[None, :]
-    if COLUMNS_IN:
-        value *= tl.load(columns + s * W + i, mask=i < width_in - s * W, other=0.0)[None, :]
-    p = tl.arange(0, P)
-    q = tl.arange(0, Q)
-    hp, hq = tl.load(h_p + p[:, None] * P + p[None, :]), tl.load(h_q + q[:, None] * Q + q[None, :])
-    value = _untransposed(_transform(value, hp, hq, R, W, P, Q, FULL), R, W, P, Q)
-    if AFTER:
-        value *= tl.load(after + s * 2 * W + i).to(tl.float32)[None, :]
-    if ROWS:
-        value *= tl.load(rows + m, mask=m < num_rows, other=0.0)[:, None]
-    if COLUMNS_OUT:
-        value *= tl.load(columns + s * W + i, mask=i < width_out - s * W, other=0.0)[None, :]
-    place = out + row * out_stride + (s * W + i)[None, :]
-    inside = (m < num_rows)[:, None] & (i < width_out - s * W)[None, :]
-    tl.store(place, value.to(out.dtype.element_ty), mask=inside)
-
-
-def hadamard_is_fused(matrix: HadamardMap) -> bool:
-    """Say whether the kernels take this matrix: a width that is one run of a power of two, at least 256."""
-    width = matrix.signs_S2W.shape[2]
-    return matrix.size == width and 256 <= width <= 4096
-
-
-def hadamard_expand(
-    x: Tensor, rows_M: Tensor | None, columns_N: Tensor | None, matrix: HadamardMap, dtype: torch.dtype
-) -> Tensor:
-    """Return the stacked transforms of x (M, W), each output scaled by its row and column, (M, N)."""
-    stacked, _, width = matrix.signs_S2W.shape
-    outputs = max(matrix.shape)
-    middle = torch.empty(len(x), stacked * width, dtype=dtype, device=x.device)
-    out = torch.empty(len(x), outputs, dtype=dtype, device=x.device)
-    signs, second = matrix.signs_S2W, matrix.signs_S2W[:, 1]
-    _stage(x, width, signs, None, None, None, middle, matrix, stacked * width)
-    _stage(middle, stacked * width, second, matrix.permutation_SW, rows_M, columns_N, out, matrix, outputs,
-           stacked_in=True)  # fmt: skip
-    return out
-
-
-def hadamard_contract(
-    y: Tensor, rows_M: Tensor | None, columns_in: Tensor | None, matrix: HadamardMap, dtype: torch.dtype
-) -> Tensor:
-    """Return the transpose of `hadamard_expand` of y * columns_in, (M, W)."""
-    stacked, _, width = matrix.signs_S2W.shape
-    middle = torch.empty(len(y), stacked * width, dtype=dtype, device=y.device)
-    out = torch.empty(len(y), stacked * width, dtype=dtype, device=y.device)
-    second = matrix.signs_S2W[:, 1]
-    _stage(y, y.shape[1], None, None, None, columns_in, middle, matrix, stacked * width, stacked_in=True,
-           after=second, scales_in=True)  # fmt: skip
-    _stage(middle, stacked * width, None, matrix.inverse_SW, rows_M, None, out, matrix, stacked * width,
-           stacked_in=True, after=matrix.signs_S2W)  # fmt: skip
-    return out if stacked == 1 else out.view(len(y), stacked, width).sum(1)
-
-
-def _stage(
-    x: Tensor,
-    width_in: int,
-    before: Tensor | None,
-    index: Tensor | None,
-    rows_M: Tensor | None,
-    columns: Tensor | None,
-    out: Tensor,
-    matrix: HadamardMap,
-    width_out: int,
-    *,
-    stacked_in: bool = False,
-    after: Tensor | None = None,
-    scales_in: bool = False,
-) -> None:
-    stacked, _, width = matrix.signs_S2W.shape
-    log = matrix.size.bit_length() - 1
-    p, q = 1 << log // 2, 1 << (log - log // 2)
-    # The Hadamard matrices are orthonormal already: nothing is left to scale.
-    h_p, h_q = (hadamard_matrix(size, torch.float32, x.device) for size in (p, q))
-    per_program = max(4096 // width, 1)
-    nothing = x
-    _stage_kernel[(triton.cdiv(len(x), per_program), stacked)](
-        *(x, x.stride(0), width_in, nothing if before is None else before, nothing if index is None else index),
-        *(nothing if after is None else after, nothing if rows_M is None else rows_M),
-        *(nothing if columns is None else columns, h_p, h_q, out, out.stride(0), width_out, len(x)),
-        GATHER=index is not None,
-        BEFORE=before is not None,
-        STACKED_IN=stacked_in,
-        COLUMNS_IN=columns is not None and scales_in,
-        AFTER=after is not None,
-        ROWS=rows_M is not None,
-        COLUMNS_OUT=columns is not None and not scales_in,
-        FULL=out.dtype == torch.float32,
-        R=per_program,
-        W=width,
-        P=p,
-        Q=q,
-        num_warps=8,
+def gain_gradient(dy_MN: Tensor, y_MN: Tensor, gain_N: Tensor) -> Tensor:
+    """Return the sum over tokens of dy * y / gain, (N,) in the dtype of the gain; one read of both."""
+    rows, width = dy_MN.shape
+    tile, block = 16, 256
+    blocks = triton.cdiv(width, block)
+    chunk = max(triton.cdiv(rows * blocks, 8 * multiprocessors(dy_MN.device)), tile)
+    chunks = triton.cdiv(rows, chunk)
+    sums = torch.empty(1, chunks, width, device=dy_MN.device)
+    _gain_gradient_kernel[(blocks, chunks)](
+        *(dy_MN, y_MN, gain_N, sums, rows, width, chunk), TILE=tile, BLOCK=block, num_warps=4
     )
+    return column_sums(sums, gain_N.dtype)[0]

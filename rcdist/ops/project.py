@@ -15,7 +15,7 @@ from rcdist.ops.backend import twin_of
 from rcdist.ops.matmul import matmul
 from rcdist.ops.quantise import Quantised, Rounding
 from rcdist.ops.topology import DenseMap, LinearMap
-from rcdist.ops.weights import quantised_weight, scaled_weight
+from rcdist.ops.weights import columns_of, quantised_weight, scaled_weight
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ class _Operand(NamedTuple):
         """Return what multiplies each output channel, float32 or wider, maybe one number expanded; None: 1."""
         if not isinstance(self.scale, float):
             return None if self.scale is None else self.scale.expand(self.matrix.shape[0])
-        wide = torch.promote_types(like.dtype, torch.float32)
         if gain_N is None:
+            wide = torch.promote_types(like.dtype, torch.float32)
             return torch.full((self.matrix.shape[0],), self.scale, dtype=wide, device=like.device)
-        return project_reference.nonzero(gain_N.to(wide)) * self.scale
+        return columns_of(gain_N, self.scale)
 
 
 def _operand(projection: Projection) -> _Operand:
@@ -115,21 +115,23 @@ class _Project(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         codes = values.reshape(-1, values.shape[-1])
         rows = None if token_scale is None else token_scale.reshape(-1)
-        outputs, kept, gains = [], [], []
+        outputs, kept, gains, factors = [], [], [], []
         for operand, tensor in zip(operands, tensors, strict=True):
             gain = tensor if operand.is_frozen else None
-            y_MN = twin.forward(handle, codes, rows, operand.matrix, operand.columns(gain, handle))
+            columns = operand.columns(gain, handle)
+            y_MN = twin.forward(handle, codes, rows, operand.matrix, columns)
             outputs.append(y_MN.view(*values.shape[:-1], y_MN.shape[-1]))
             gains.append(gain)
+            factors.append(columns if operand.is_frozen else None)
             kept.append(None if gain is None else y_MN)
         ctx.twin, ctx.operands, ctx.dtype, ctx.shape = twin, operands, handle.dtype, values.shape
-        ctx.save_for_backward(codes, rows, *kept, *gains)
+        ctx.save_for_backward(codes, rows, *kept, *gains, *factors)
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         codes, rows, *saved = ctx.saved_tensors
-        kept, gains = saved[: len(gradients)], saved[len(gradients) :]
+        kept, gains, factors = (saved[i * len(gradients) : (i + 1) * len(gradients)] for i in range(3))
         twin, wide = ctx.twin, ctx.twin.product_dtype(ctx.dtype)
         results: list[Tensor | None] = []
         dtokens: Tensor | None = None
@@ -137,7 +139,7 @@ class _Project(torch.autograd.Function):
         for i, (operand, dy) in enumerate(zip(ctx.operands, gradients, strict=True)):
             dy_MN = dy.reshape(-1, dy.shape[-1]).to(wide)
             if ctx.needs_input_grad[2]:
-                columns = operand.columns(gains[i], dy_MN)
+                columns = factors[i] if operand.is_frozen else operand.columns(None, dy_MN)
                 dtokens = twin.backward(dy_MN, operand.matrix, columns, dtokens)
             if not ctx.needs_input_grad[5 + i]:
                 results.append(None)

@@ -9,8 +9,8 @@ from rcdist.ops.int8_matmul import scaled_int8_matmul
 from rcdist.ops.matmul import matmul
 from rcdist.ops.matmul import product_dtype as product_dtype
 from rcdist.ops.native import call
-from rcdist.ops.project_reference import nonzero
 from rcdist.ops.topology import BlockDiagonalMap, DenseMap, HadamardMap, LinearMap
+from rcdist.ops.weights import nonzero
 
 
 def forward(like: Tensor, codes_MK: Tensor, rows_M: Tensor, matrix: LinearMap, columns_N: Tensor) -> Tensor:
@@ -77,13 +77,14 @@ def _hadamard(
     contracts = is_transposed == (outputs >= inputs)
     if not contracts and columns_in is not None:
         x, columns_in = (x * columns_in).to(x.dtype), None
-    index = matrix.inverse_SW if contracts else matrix.permutation_SW
-    width = matrix.signs_S2W.shape[2]
-    arguments = (x.dtype == torch.int8, contracts, x, x.shape[1], rows, columns_in, columns_out, matrix.signs_S2W)
+    first, second = matrix.first_SW, matrix.second_SW
     call(
         "hadamard",
         out,
-        *(*arguments, index, out, out.shape[1], len(x), width, max(outputs, inputs), matrix.size, add),
+        *(x.dtype == torch.int8, contracts, x, x.shape[1], rows, columns_in, columns_out),
+        *(first, first.stride(0), second, second.stride(0), matrix.is_shared),
+        *(matrix.inverse_SW if contracts else matrix.index_SW, out, out.shape[1]),
+        *(len(x), matrix.width, max(outputs, inputs), matrix.size, add),
     )
     return out
 

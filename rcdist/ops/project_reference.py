@@ -38,11 +38,6 @@ def scale_rows(codes_MK: Tensor, rows_M: Tensor | None, dtype: torch.dtype) -> T
     return (codes_MK if rows_M is None else codes_MK * rows_M.unsqueeze(1)).to(dtype)
 
 
-def nonzero(gain_N: Tensor) -> Tensor:
-    """Return the gains with 2^-64 for 0: of an output that is exactly 0 nobody could tell its gradient."""
-    return torch.where(gain_N == 0, 2.0**-64, gain_N)
-
-
 def gain_gradient(
     dy_MN: Tensor,
     y_MN: Tensor,

@@ -5,9 +5,9 @@
 import torch
 from torch import Tensor
 
-from rcdist.ops.product_triton import dense_product, hadamard_contract, hadamard_expand, hadamard_is_fused
+from rcdist.ops import hadamard_triton, product_triton
+from rcdist.ops.product_triton import dense_product
 from rcdist.ops.product_triton import scale_rows as scale_rows
-from rcdist.ops.project_reference import nonzero
 from rcdist.ops.topology import DenseMap, HadamardMap, LinearMap
 
 
@@ -20,10 +20,10 @@ def forward(like: Tensor, codes_MK: Tensor, rows_M: Tensor, matrix: LinearMap, c
     """Return (codes A^T) * rows * columns, (M, N) in the dtype of `like`."""
     if isinstance(matrix, DenseMap):
         return dense_product(like, codes_MK, rows_M, matrix.ternary_NK, columns_N)
-    if isinstance(matrix, HadamardMap) and hadamard_is_fused(matrix):
+    if isinstance(matrix, HadamardMap) and hadamard_triton.is_fused(matrix):
         if matrix.shape[0] >= matrix.shape[1]:
-            return hadamard_expand(codes_MK, rows_M, columns_N, matrix, like.dtype)
-        return (hadamard_contract(codes_MK, rows_M, None, matrix, like.dtype) * columns_N).to(like.dtype)
+            return hadamard_triton.expand(codes_MK, rows_M, columns_N, matrix, like.dtype)
+        return hadamard_triton.contract(codes_MK, rows_M, None, columns_N, matrix, like.dtype)
     return (matrix.times(scale_rows(codes_MK, rows_M, like.dtype)) * columns_N).to(like.dtype)
 
 
@@ -36,11 +36,11 @@ def backward(dy_MN: Tensor, matrix: LinearMap, columns_N: Tensor, total_MK: Tens
         if total_MK is None:
             return dy_MN @ matrix_NK
         return torch.addmm(total_MK, dy_MN, matrix_NK, out=total_MK)
-    if isinstance(matrix, HadamardMap) and hadamard_is_fused(matrix):
+    if isinstance(matrix, HadamardMap) and hadamard_triton.is_fused(matrix):
         if matrix.shape[0] >= matrix.shape[1]:
-            product_MK = hadamard_contract(dy_MN.contiguous(), None, columns_N, matrix, dy_MN.dtype)
-        else:
-            product_MK = hadamard_expand((dy_MN * columns_N).to(dy_MN.dtype), None, None, matrix, dy_MN.dtype)
+            return hadamard_triton.contract(dy_MN.contiguous(), None, columns_N, None, matrix, dy_MN.dtype, total_MK)
+        scaled_MN = (dy_MN * columns_N).to(dy_MN.dtype)
+        product_MK = hadamard_triton.expand(scaled_MN, None, None, matrix, dy_MN.dtype)
     else:
         product_MK = matrix.times_transposed((dy_MN * columns_N).to(dy_MN.dtype))
     return product_MK if total_MK is None else total_MK.add_(product_MK)
@@ -50,4 +50,4 @@ def gain_gradient(
     dy_MN: Tensor, y_MN: Tensor, gain_N: Tensor, codes_MK: Tensor, rows_M: Tensor, matrix: LinearMap, scale: float
 ) -> Tensor:
     """Return the sum over tokens of dy * y / gain."""
-    return ((dy_MN * y_MN).sum(0, dtype=torch.float32) / nonzero(gain_N.float())).to(gain_N.dtype)
+    return product_triton.gain_gradient(dy_MN.contiguous(), y_MN, gain_N)

@@ -50,7 +50,7 @@ def num_warps(block: int, channels: int) -> int:
 
 def num_programs(x: Tensor, rows: int, warps: int) -> int:
     """Return programs of a kernel that loops over rows and sums over them: enough to fill the device."""
-    return min(rows, max(_WARPS // warps, 1) * _multiprocessors(x.device))
+    return min(rows, max(_WARPS // warps, 1) * multiprocessors(x.device))
 
 
 @triton.jit
@@ -75,7 +75,8 @@ def column_sums(x_PRN: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @cache
-def _multiprocessors(device: torch.device) -> int:
+def multiprocessors(device: torch.device) -> int:
+    """Return how many a GPU has; 1 for the interpreter."""
     if device.type != "cuda":
         return 1
     return int(torch.cuda.get_device_properties(device).multi_processor_count)

@@ -11,11 +11,16 @@ from rcdist.ops.quantise import Quantised, Rounding, quantise_weight
 _Kept = dict[int, tuple[Tensor, Quantised, Tensor | None]]
 """Weights, what they were rounded to, and that in their own dtype, by the identity of the latent tensor."""
 
-_scope: ContextVar[_Kept | None] = ContextVar("scope", default=None)
+_Columns = dict[tuple[int, float], tuple[Tensor, Tensor]]
+"""Gains of frozen matrices, and those times a scale, by the identity of the gain and the scale."""
+
+_scope: ContextVar[tuple[_Kept, _Columns] | None] = ContextVar("scope", default=None)
 
 
 class WeightsQuantisedOnce:
     """Round each trained matrix at its first use only, while entered; what was rounded is kept between entries.
+
+    So are the factors of a frozen matrix's outputs, which its gain makes.
 
     Nothing may change or partition the weights meanwhile: for the micro-batches of one optimizer step (ZeRO stages 0
     to 2), for evaluation and for generation. Memory: one byte per trained weight, on a CPU another for generation; in
@@ -24,10 +29,11 @@ class WeightsQuantisedOnce:
 
     def __init__(self) -> None:
         self._kept: _Kept = {}
-        self._entered: list[Token[_Kept | None]] = []
+        self._columns: _Columns = {}
+        self._entered: list[Token[tuple[_Kept, _Columns] | None]] = []
 
     def __enter__(self) -> None:
-        self._entered.append(_scope.set(self._kept))
+        self._entered.append(_scope.set((self._kept, self._columns)))
 
     def __exit__(self, *_: object) -> None:
         _scope.reset(self._entered.pop())
@@ -38,6 +44,8 @@ class WeightsQuantisedOnce:
             _quantise(weight, "nearest", kept)
             if scaled is not None:
                 _scale(kept, scaled)
+        for (_, scale), (gain, columns) in self._columns.items():
+            columns.copy_(_columns_of(gain, scale))
 
 
 def quantised_weight(weight_NK: Tensor, rounding: Rounding = "nearest") -> Quantised:
@@ -45,9 +53,10 @@ def quantised_weight(weight_NK: Tensor, rounding: Rounding = "nearest") -> Quant
     scope = _scope.get()
     if scope is None or rounding == "identity":
         return _quantise(weight_NK, rounding)
-    kept = scope.get(id(weight_NK))
+    weights = scope[0]
+    kept = weights.get(id(weight_NK))
     if kept is None:
-        kept = scope[id(weight_NK)] = (weight_NK, _quantise(weight_NK, rounding), None)
+        kept = weights[id(weight_NK)] = (weight_NK, _quantise(weight_NK, rounding), None)
     return Quantised(weight_NK, kept[1].values, kept[1].scale)
 
 
@@ -59,13 +68,36 @@ def scaled_weight(rounded: Quantised) -> Tensor | None:
     scope = _scope.get()
     if scope is None or rounded.scale is None or backend_of(rounded.handle) != "triton":
         return None
-    kept = scope.get(id(rounded.handle))
+    kept = scope[0].get(id(rounded.handle))
     if kept is None:
         return None
     if kept[2] is None:
         weight, codes, _ = kept
-        kept = scope[id(weight)] = (weight, codes, _scale(codes, torch.empty_like(weight.detach())))
+        kept = scope[0][id(weight)] = (weight, codes, _scale(codes, torch.empty_like(weight.detach())))
     return kept[2]
+
+
+def columns_of(gain_N: Tensor, scale: float) -> Tensor:
+    """Return the factors of a frozen matrix's outputs, gain * scale, float32 or wider; kept in the open scope.
+
+    A gain of 0 counts as 2^-64: of an output that is exactly 0 nobody could tell its gradient.
+    """
+    scope = _scope.get()
+    if scope is None:
+        return _columns_of(gain_N, scale)
+    kept = scope[1].get((id(gain_N), scale))
+    if kept is None:
+        kept = scope[1][id(gain_N), scale] = (gain_N, _columns_of(gain_N, scale))
+    return kept[1]
+
+
+def _columns_of(gain_N: Tensor, scale: float) -> Tensor:
+    return nonzero(gain_N.detach().to(torch.promote_types(gain_N.dtype, torch.float32))) * scale
+
+
+def nonzero(gain_N: Tensor) -> Tensor:
+    """Return the gains with 2^-64 for 0."""
+    return torch.where(gain_N == 0, 2.0**-64, gain_N)
 
 
 def _scale(rounded: Quantised, out: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ WINDOWS = {"370m": 16, "1.3b": 8, "2.7b": 4}
 
 def measure(preset: str) -> dict[str, Any]:
     """Return tokens per second of whole steps of 16 micro-batches, and what one pass consists of."""
-    config, device = _read(preset), torch.device("cuda", 0)
+    config, device = read_preset(preset), torch.device("cuda", 0)
     built = LanguageModel(config.architecture, build_bank(config.architecture), seed=0).to(device, torch.bfloat16)
     parameters = list(built.parameters())
     shape = (WINDOWS[preset], config.data.seq_len)
@@ -87,7 +87,7 @@ def measure(preset: str) -> dict[str, Any]:
 
 def compare(preset: str, pairs: int = 7) -> dict[str, Any]:
     """Time whole steps with fused AdamW in bfloat16, all as graphs: ours over those of a Llama of equal size."""
-    config, device = _read(preset), torch.device("cuda", 0)
+    config, device = read_preset(preset), torch.device("cuda", 0)
     tokens = random_tokens(config.model, WINDOWS[preset], config.data.seq_len, device)
     replay, arms, shared = Replay(device), {}, config.model.model_copy(update={"norm": "shared"})
     for name, kind, model in (("ours", "ours", config.model), ("shared", "ours", shared), ("llama", "llama", shared)):
@@ -103,7 +103,8 @@ def compare(preset: str, pairs: int = 7) -> dict[str, Any]:
     }
 
 
-def _read(preset: str) -> JobConfig:
+def read_preset(preset: str) -> JobConfig:
+    """Read the settings of a preset."""
     return JobConfig(**yaml.safe_load((ROOT / f"jobs/configs/{preset}.yaml").read_text()))
 
 

@@ -75,9 +75,16 @@ def test_weight_in_backward(dtype: torch.dtype) -> None:
     cases.check_weight_in_backward("triton", dtype)
 
 
-def test_a_bank_has_the_same_bytes_on_every_platform() -> None:
+@pytest.mark.parametrize(
+    ("version", "digest"),
+    [
+        (1, "e063eaf92bb62eb6e7fd34acf4bf98e5ccb922be823838b25f96143137fee492"),
+        (2, "a7868242de695aef0b5a5fdbb1e99112a0ee5e3ac491b41d6ba238f91efb704b"),
+    ],
+)
+def test_a_bank_has_the_same_bytes_on_every_platform(version: int, digest: str) -> None:
     topology = {"c": "block", "G": "hadamard", "D": "hadamard", "r": "ring", "f": "dense", "U": "block"}
-    config = ReservoirConfig(plan="cfGUD@a+r", topology=topology, block_size=3)
+    config = ReservoirConfig(plan="cfGUD@a+r", topology=topology, block_size=3, version=version)
     with torch.device("cpu"):
         bank = build_bank(Architecture(ModelConfig(num_layers=4, width=24, glu_width=48), config))
-    assert bank.digest() == "e063eaf92bb62eb6e7fd34acf4bf98e5ccb922be823838b25f96143137fee492"
+    assert bank.digest() == digest

@@ -9,8 +9,10 @@ from rcdist.model.generator import generate
 from rcdist.model.specs import FrozenSpec
 
 
-def spec(topology: str, shape: tuple[int, int], block_size: int = 0, connectivity: float = 0.3) -> FrozenSpec:
-    return FrozenSpec("c@a", "c", shape, 11, topology, connectivity, 1.0, block_size)
+def spec(
+    topology: str, shape: tuple[int, int], block_size: int = 0, connectivity: float = 0.3, version: int = 1
+) -> FrozenSpec:
+    return FrozenSpec("c@a", "c", shape, 11, topology, connectivity, 1.0, block_size, version)
 
 
 @pytest.mark.parametrize(
@@ -19,9 +21,10 @@ def spec(topology: str, shape: tuple[int, int], block_size: int = 0, connectivit
         (spec("dense", (5, 7)), "bab98699ef7b1b514d37fa86fb613d2bf95fc529003a380c3916fad5cf3f7012"),
         (spec("block", (10, 8), 4), "ee7a5cbfa64dc8f5fe3fc2f8448322aab92f97c7ee0ad9815d72b13fbe758825"),
         (spec("hadamard", (40, 24)), "b87cb0eebf148918736b5532be908b17697ecd0810984b5162a16e03962c2583"),
+        (spec("hadamard", (40, 24), version=2), "cdd5caf97eced2c148bebc50ef51b76ae7e480f7ced500ec4c4fe584e0407469"),
         (spec("ring", (9, 9)), "ae49cc8b9d6e9627ac54f6e0332c87249496f3910b2e955ecb991037c54cbb90"),
     ],
-    ids=["dense", "block", "hadamard", "ring"],
+    ids=["dense", "block", "hadamard-1", "hadamard-2", "ring"],
 )
 def test_golden_bytes(what: FrozenSpec, golden: str) -> None:
     made, parts = generate(what), what.parts()
@@ -65,6 +68,7 @@ def test_permutations_are_permutations_and_a_ring_is_one_cycle() -> None:
         visited.append(at)
         at = int(source[at])
     assert at == 0 and sorted(visited) == list(range(9))
-    signs = generate(spec("hadamard", (40, 24)))["signs"]
-    assert set(signs.flatten()) == {-1, 1}
-    assert not np.array_equal(signs[0], signs[1])
+    for version in (1, 2):
+        signs = generate(spec("hadamard", (40, 24), version=version))["signs"]
+        assert set(signs.flatten()) == {-1, 1}
+        assert not np.array_equal(signs[0], signs[1])

@@ -9,6 +9,7 @@ from triton.compiler import ASTSource
 from rcdist.ops import (
     cross_entropy_triton,
     gated_triton,
+    hadamard_triton,
     norm_triton,
     norms_triton,
     product_triton,
@@ -18,13 +19,13 @@ from rcdist.ops import (
 from rcdist.ops import triton_common as common
 
 _INTEGERS = {
-    "rows", "width", "time", "chunk", "chunks", "M", "N", "K", "rows_class", "size", "x_stride", "width_in",
-    "out_stride", "width_out", "num_rows", "columns_step", "rows_step", "num_sums",
+    "rows", "width", "time", "chunk", "chunks", "M", "N", "K", "rows_class", "size", "inputs", "outputs", "num_rows",
+    "columns_step", "rows_step", "num_sums",
 }  # fmt: skip
-_FLOATS = {"eps", "constant"}
+_FLOATS = {"eps", "constant", "factor"}
 _FLOAT32 = {
     "scale", "inverse", "inverses", "dgain", "dgains", "da_gain", "before", "end", "decay", "after", "dgamma", "begin",
-    "h0", "gamma", "columns", "h_p", "h_q", "logits", "weights", "nats",
+    "h0", "gamma", "columns", "logits", "weights", "nats",
 }  # fmt: skip
 _INT8 = {"codes", "ternary", "starts"}
 
@@ -54,8 +55,9 @@ def compile_kernel(kernel: Any, dtype: str, constants: dict[str, Any], **overrid
 def main() -> None:
     """Compile all."""
     scan: dict[str, Any] = {"HAS_F": True, "HAS_STARTS": True, "WRITE": True}
-    stage = {"GATHER": True, "BEFORE": True, "STACKED_IN": True, "COLUMNS_IN": False, "AFTER": False, "ROWS": True}
-    stage |= {"COLUMNS_OUT": True, "R": 4, "W": 1024, "P": 32, "Q": 32}
+    hadamard = {"S": 3, "R": 4, "P": 32, "Q": 32, "STAGES": 2}
+    expand = {"IS_CODES": True, "HAS_ROWS": True, "HAS_COLUMNS": True}
+    contract = {"IS_CODES": False, "HAS_ROWS": False, "HAS_IN": True, "HAS_OUT": True, "ADD": True}
     chunks = {"HAS_STATE": True, "BACKWARDS": True, "CHUNKS": 8, "CHANNELS": 32}
     for dtype in ("fp32", "bf16"):
         compile_kernel(norm_triton._forward_kernel, dtype, {"HAS_DELTA": True, "BLOCK": 1024}, gain=f"*{dtype}")
@@ -77,10 +79,15 @@ def main() -> None:
         tiles = {"BM": 64, "BN": 64, "BK": 64}
         compile_kernel(product_triton.product_kernel, dtype, tiles, rows="*fp32")
         compile_kernel(product_triton._scale_rows_kernel, dtype, {"BLOCK": 4096}, rows="*fp32")
-        full = {"FULL": dtype == "fp32"}
+        gains = {"TILE": 16, "BLOCK": 256}
+        compile_kernel(product_triton._gain_gradient_kernel, dtype, gains, out="*fp32")
+        kind = "*fp16" if dtype == "bf16" else "*fp32"
+        types = {"signs": "*i16", "rows": "*fp32", "columns_in": "*fp32", "columns_out": "*fp32"}
         compile_kernel(
-            product_triton._stage_kernel, dtype, stage | full, before="*i8", after="*i8", rows="*fp32", index="*i32"
+            hadamard_triton._expand_kernel, dtype, hadamard | expand, x="*i8", h_p=kind, h_q=kind, **types
         )
+        matrices = {"h_p": f"*{dtype}", "h_q": f"*{dtype}"}
+        compile_kernel(hadamard_triton._contract_kernel, dtype, hadamard | contract, **matrices, **types)
         loss = {"IS_TRAINED": True, "BLOCK": 4096}
         compile_kernel(cross_entropy_triton._cross_entropy_kernel, dtype, loss, targets="*i64")
 

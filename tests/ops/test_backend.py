@@ -72,10 +72,16 @@ def test_scan(dtype: torch.dtype, shape: tuple[int, int, int], constant: bool, s
 @pytest.mark.parametrize("gain", [True, False])
 @pytest.mark.parametrize(
     ("letter", "topology"),
-    [*itertools.product("cGD", ["dense", "hadamard", "block"]), ("c", "ring")],
+    [*itertools.product("cGD", ["dense", "hadamard", "permuted", "block"]), ("c", "ring")],
 )
 def test_project(dtype: torch.dtype, letter: str, topology: str, gain: bool) -> None:
     cases.check_project("cpu", dtype, letter, topology, gain=gain)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("letter", ["c", "G", "D"])
+def test_hadamard_of_one_run(dtype: torch.dtype, letter: str) -> None:
+    cases.check_project("cpu", dtype, letter, "hadamard", gain=True, width=32, glu_width=80)
 
 
 @pytest.mark.parametrize(("letter", "topology"), [("G", "hadamard"), ("c", "dense")])

@@ -11,13 +11,15 @@ from rcdist.model.specs import frozen_specs
 from rcdist.ops.topology.hadamard import hadamard_transform, transform_size
 
 SHAPES = [("c", 24, 48), ("G", 24, 48), ("D", 24, 48), ("G", 32, 16)]
-CASES = [(topology, *shape) for topology in ("dense", "block", "hadamard") for shape in SHAPES] + [
+CASES = [(topology, *shape) for topology in ("dense", "block", "hadamard", "permuted") for shape in SHAPES] + [
     ("ring", "c", 24, 48)
 ]
-"""A ring is square."""
+"""A ring is square. permuted: a hadamard matrix as generator version 1 made it."""
 
 
 def bank(topology: str, plan: str, width: int, glu_width: int = 48, **settings: object) -> ReservoirBank:
+    if topology == "permuted":
+        topology, settings = "hadamard", settings | {"version": 1}
     config = ReservoirConfig(plan=plan, topology=topology, block_size=8, **settings)
     return build_bank(Architecture(ModelConfig(num_layers=1, width=width, glu_width=glu_width), config))
 
@@ -53,13 +55,26 @@ def test_block_and_hadamard_by_their_definitions() -> None:
     ternary, permutation = (a_bank.get_buffer(f"G@a-{name}") for name in ("ternary", "permutation"))
     expected = torch.block_diag(*ternary.double())[permutation.long()]
     torch.testing.assert_close(as_matrix(a_bank, "G@a"), expected * a_bank.scale("G@a"))
-    a_bank = bank("hadamard", "c@a", 24)
-    signs, permutation = (a_bank.get_buffer(f"c@a-{name}")[0] for name in ("signs", "permutation"))
     h2 = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64) / 2**0.5
     transform = torch.block_diag(*[torch.kron(torch.kron(h2, h2), h2)] * 3)
-    shuffle = torch.eye(24, dtype=torch.float64)[permutation.long()]
-    expected = transform @ signs[1].double().diag() @ shuffle @ transform @ signs[0].double().diag()
-    torch.testing.assert_close(as_matrix(a_bank, "c@a"), expected)
+    # Channel k of a run moves on by k runs.
+    moved = torch.tensor([(run - k) % 3 * 8 + k for run in range(3) for k in range(8)])
+    for topology in ("hadamard", "permuted"):
+        a_bank = bank(topology, "G@a", 24, 48)
+        if topology == "permuted":
+            signs, permutation = (a_bank.get_buffer(f"G@a-{name}") for name in ("signs", "permutation"))
+            stack = [(*pair, order) for pair, order in zip(signs, permutation, strict=True)]
+        else:
+            first, *seconds = a_bank.get_buffer("G@a-signs")
+            stack = [(first, second, moved) for second in seconds]
+        eye = torch.eye(24, dtype=torch.float64)
+        expected = torch.cat(
+            [
+                transform @ second.double().diag() @ eye[order.long()] @ transform @ first.double().diag()
+                for first, second, order in stack
+            ]
+        )
+        torch.testing.assert_close(as_matrix(a_bank, "G@a"), expected)
 
 
 @pytest.mark.parametrize("size", [1, 2, 8, 32, 512])
@@ -82,7 +97,7 @@ def test_unit_gain(topology: str, letter: str) -> None:
     assert abs(y.square().mean().sqrt() - 1) < 0.03
 
 
-@pytest.mark.parametrize("topology", ["hadamard", "ring"])
+@pytest.mark.parametrize("topology", ["hadamard", "permuted", "ring"])
 @pytest.mark.parametrize("width", [24, 64])
 def test_spectral_radius_is_exact(topology: str, width: int) -> None:
     a = as_matrix(bank(topology, "T+r@a", width, spectral_radius=0.8), "r@a").numpy()

@@ -1,4 +1,4 @@
-// The hadamard topology: sign flips, Walsh-Hadamard transform, permutation, sign flips, transform; LANES tokens at a time.
+// The hadamard topology: sign flips, Walsh-Hadamard transform, sign flips, transform; LANES tokens at a time.
 
 #include "tile.h"
 
@@ -32,6 +32,17 @@ static inline void transform(vector* x, i64 width, i64 size, Get get) {
     else if (distance * 2 <= size) butterflies<1>(x, width, distance, own);
 }
 
+// The sign flips of each of the stacked transforms: the first half may be the same for all.
+struct Flips {
+    std::vector<float> first, second;
+    i64 width;
+    bool shared;
+    const std::int32_t* index;  // null: channels stay where they are between the transforms
+    const float* first_of(i64 s) const { return first.data() + (shared ? 0 : s * width); }
+    const float* second_of(i64 s) const { return second.data() + s * width; }
+    const std::int32_t* from(i64 s) const { return index + (shared ? 0 : s * width); }
+};
+
 struct Shape {
     i64 rows, width, outputs, size, stacked;
     i64 count(i64 s) const { return outputs - s * width < width ? outputs - s * width : width; }
@@ -41,8 +52,8 @@ struct Shape {
 // out[m, :outputs] (+)= row[m] * column * (stacked square transforms of x[m, :width]). column or row may be null: 1.
 template <class S, class T>
 static void expand(
-    const S* x, i64 x_stride, const float* row, const float* column, const float* signs,
-    const std::int32_t* permutation, T* out, i64 out_stride, Shape shape, bool add, int threads) {
+    const S* x, i64 x_stride, const float* row, const float* column, const Flips& flips, T* out, i64 out_stride,
+    Shape shape, bool add, int threads) {
     i64 width = shape.width;
 #pragma omp parallel num_threads(threads)
     {
@@ -54,10 +65,15 @@ static void expand(
             vector scales = row_scales(row ? row + m : nullptr, tokens, 1.0f / float(shape.size));
             load_tile(x + m * x_stride, x_stride, tokens, nullptr, width, in);
             for (i64 s = 0; s < shape.stacked; s++) {
-                const float *first = signs + s * 2 * width, *second = first + width;
-                const std::int32_t* from = permutation + s * width;
-                transform(a, width, shape.size, [=](i64 i) { return in[i] * first[i]; });
-                transform(b, width, shape.size, [=](i64 i) { return a[from[i]] * second[i]; });
+                const float *first = flips.first_of(s), *second = flips.second_of(s);
+                if (s == 0 || !flips.shared)
+                    transform(a, width, shape.size, [=](i64 i) { return in[i] * first[i]; });
+                if (flips.index) {
+                    const std::int32_t* from = flips.from(s);
+                    transform(b, width, shape.size, [=](i64 i) { return a[from[i]] * second[i]; });
+                } else {
+                    transform(b, width, shape.size, [=](i64 i) { return a[i] * second[i]; });
+                }
                 store_tile<T>(
                     [=](i64 i) { return b[i]; }, scales, column ? column + s * width : nullptr,
                     out + m * out_stride + s * width, out_stride, tokens, shape.count(s), add);
@@ -67,36 +83,51 @@ static void expand(
 }
 
 // The transpose: out[m, :width] (+)= row[m] * column_out * sum over stacked of the transposed transforms of
-// y[m, :outputs] * column_in. second_moved: the second signs in the order in which the inverse permutation reads.
+// y[m, :outputs] * column_in.
 template <class S, class T>
 static void contract(
-    const S* y, i64 y_stride, const float* row, const float* column_in, const float* column_out, const float* signs,
-    const float* second_moved, const std::int32_t* inverse, T* out, i64 out_stride, Shape shape, bool add,
-    int threads) {
+    const S* y, i64 y_stride, const float* row, const float* column_in, const float* column_out, const Flips& flips,
+    T* out, i64 out_stride, Shape shape, bool add, int threads) {
     i64 width = shape.width;
     const vector zero = {0};
 #pragma omp parallel num_threads(threads)
     {
         Tiles tiles(3 * width);
         vector *a = tiles.first, *b = a + width, *sum = b + width;
+        // out = first * transform of `moved` by the inverse permutation.
+        auto second_half = [&](vector* result, const vector* moved, i64 s) {
+            if (flips.index) {
+                const std::int32_t* from = flips.from(s);
+                transform(result, width, shape.size, [=](i64 i) { return moved[from[i]]; });
+            } else {
+                transform(result, width, shape.size, [=](i64 i) { return moved[i]; });
+            }
+        };
 #pragma omp for schedule(static)
         for (i64 m = 0; m < shape.rows; m += LANES) {
             i64 tokens = shape.tokens(m);
             vector scales = row_scales(row ? row + m : nullptr, tokens, 1.0f / float(shape.size));
+            for (i64 i = 0; i < width; i++) sum[i] = zero;
             for (i64 s = 0; s < shape.stacked; s++) {
-                const float *first = signs + s * 2 * width, *second = second_moved + s * width;
-                const std::int32_t* from = inverse + s * width;
+                const float *first = flips.first_of(s), *second = flips.second_of(s);
                 i64 count = shape.count(s);
                 load_tile(
                     y + m * y_stride + s * width, y_stride, tokens, column_in ? column_in + s * width : nullptr, count,
                     b);
                 for (i64 i = count; i < width; i++) b[i] = zero;
                 transform(a, width, shape.size, [=](i64 i) { return b[i]; });
-                transform(b, width, shape.size, [=](i64 i) { return a[from[i]] * second[i]; });
-                if (s == 0)
-                    for (i64 i = 0; i < width; i++) sum[i] = b[i] * first[i];
-                else
+                if (flips.shared) {
+                    for (i64 i = 0; i < width; i++) sum[i] += a[i] * second[i];
+                } else {
+                    for (i64 i = 0; i < width; i++) a[i] *= second[i];
+                    second_half(b, a, s);
                     for (i64 i = 0; i < width; i++) sum[i] += b[i] * first[i];
+                }
+            }
+            if (flips.shared) {
+                const float* first = flips.first_of(0);
+                second_half(b, sum, 0);
+                for (i64 i = 0; i < width; i++) sum[i] = b[i] * first[i];
             }
             store_tile<T>(
                 [=](i64 i) { return sum[i]; }, scales, column_out, out + m * out_stride, out_stride, tokens, width, add);
@@ -104,21 +135,23 @@ static void contract(
     }
 }
 
-// signs: stacked x 2 x width. is_codes: x is int8 and out has the dtype; else both have it. is_transposed: contract.
+// first: stacked or, if shared, 1 x width; second: stacked x width; strides between rows of them. index: where a
+// channel comes from between the transforms, or null. is_codes: x is int8 and out has the dtype; else both have it.
 extern "C" void rc_hadamard(
     int dtype, int is_codes, int is_transposed, const void* x, i64 x_stride, const float* row, const float* column_in,
-    const float* column_out, const std::int8_t* signs, const std::int32_t* index, void* out, i64 out_stride, i64 rows,
-    i64 width, i64 outputs, i64 size, int add, int threads) {
+    const float* column_out, const std::int8_t* first, i64 first_stride, const std::int8_t* second, i64 second_stride,
+    int shared, const std::int32_t* index, void* out, i64 out_stride, i64 rows, i64 width, i64 outputs, i64 size,
+    int add, int threads) {
     Shape shape = {rows, width, outputs, size, (outputs + width - 1) / width};
-    std::vector<float> flips(shape.stacked * 2 * width), moved(shape.stacked * width);
-    for (std::size_t i = 0; i < flips.size(); i++) flips[i] = float(signs[i]);
-    for (i64 s = 0; s < shape.stacked; s++)
-        for (i64 i = 0; i < width; i++) moved[s * width + i] = flips[(2 * s + 1) * width + index[s * width + i]];
+    Flips flips = {{}, {}, width, bool(shared), index};
+    for (i64 s = 0; s < shape.stacked; s++) {
+        if (s == 0 || !shared) flips.first.insert(flips.first.end(), first + s * first_stride, first + s * first_stride + width);
+        flips.second.insert(flips.second.end(), second + s * second_stride, second + s * second_stride + width);
+    }
 #define CALL(S)                                                                                                       \
     DISPATCH(dtype, T, if (is_transposed) contract<S, T>(                                                             \
-        (const S*)x, x_stride, row, column_in, column_out, flips.data(), moved.data(), index, (T*)out, out_stride,     \
-        shape, add, threads); else expand<S, T>(                                                                       \
-        (const S*)x, x_stride, row, column_out, flips.data(), index, (T*)out, out_stride, shape, add, threads))
+        (const S*)x, x_stride, row, column_in, column_out, flips, (T*)out, out_stride, shape, add, threads);          \
+        else expand<S, T>((const S*)x, x_stride, row, column_out, flips, (T*)out, out_stride, shape, add, threads))
     if (is_codes) {
         CALL(std::int8_t)
     } else if (dtype == 0) {

@@ -71,6 +71,15 @@ class Part:
         return -(-self.size // 4) if self.is_ternary else 4 * self.size
 
 
+def _no_companions(_: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {}
+
+
+def inverse_permutation(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the companion of a permutation."""
+    return {"inverse": parts["permutation"].argsort(-1).to(torch.int32)}
+
+
 def _every_shape(shape: Shape, block_size: int, letter: str) -> None:
     """Refuse nothing."""
 
@@ -83,11 +92,12 @@ class Topology:
     `ops.project_cpu` and `ops.project_triton` use the map's own products where they have none.
 
     Attributes:
-        parts: (shape, block_size) -> the tensors by name, in the order in which they are packed; one that is named
-            `permutation` gets a companion `inverse` where it is resident.
+        parts: (shape, block_size) -> the tensors by name, in the order in which they are packed.
         unit_gain: (shape, connectivity, block_size) -> the factor that turns unit-rms input into unit-rms output.
         flops: (shape, block_size) -> FLOPs of one product with one vector.
         linear_map: (resident tensors by name, shape) -> what multiplies by the matrix, unscaled.
+        companions: tensors by name -> what else is resident and made from them, not packed.
+        version: of the structure and of the generator, part of the specification: raised when the bytes change.
         check: (shape, block_size, matrix letter) raises ConfigError for a shape that the topology cannot have.
         has_connectivity: reservoir.connectivity means something.
         has_blocks: reservoir.block_size means something.
@@ -97,6 +107,8 @@ class Topology:
     unit_gain: Callable[[Shape, float, int], float]
     flops: Callable[[Shape, int], int]
     linear_map: Callable[[Mapping[str, Tensor], Shape], LinearMap]
+    companions: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = _no_companions
+    version: int = 1
     check: Callable[[Shape, int, str], None] = _every_shape
     has_connectivity: bool = False
     has_blocks: bool = False

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rcdist.errors import ConfigError
-from rcdist.ops.topology.base import LinearMap, Part, Shape, Topology
+from rcdist.ops.topology.base import LinearMap, Part, Shape, Topology, inverse_permutation
 
 
 class BlockDiagonalMap:
@@ -63,6 +63,7 @@ BLOCK = Topology(
     unit_gain=lambda _, connectivity, block_size: 1 / math.sqrt(connectivity * block_size),
     flops=lambda shape, block_size: 2 * shape[0] * block_size,
     linear_map=BlockDiagonalMap,
+    companions=inverse_permutation,
     check=_check,
     has_connectivity=True,
     has_blocks=True,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rcdist.errors import ConfigError
-from rcdist.ops.topology.base import LinearMap, Part, Shape, Topology
+from rcdist.ops.topology.base import LinearMap, Part, Shape, Topology, inverse_permutation
 
 
 class RingMap:
@@ -46,5 +46,6 @@ RING = Topology(
     unit_gain=lambda *_: 1.0,
     flops=lambda *_: 0,
     linear_map=RingMap,
+    companions=inverse_permutation,
     check=_check,
 )
