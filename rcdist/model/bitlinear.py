@@ -60,11 +60,14 @@ class GatedNorm(nn.Module):
         self.inner_weight = ones(width) if kind == "readout" else None
         self.eps, self.rounding = eps, rounding
 
-    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-        """Return the three parts of the rounded norm."""
+    def forward(
+        self, a: Tensor, b: Tensor, a_factor: Tensor | None = None, b_factor: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return the three parts of the rounded norm; a factor multiplies the channels of a or b first."""
+        rest = (self.weight, self.eps, self.rounding, a_factor, b_factor)
         if self.inner_weight is None:
-            return glu_quantise(a, b, self.weight, self.eps, self.rounding)  # type: ignore[return-value]
-        return readout_quantise(a, b, self.inner_weight, self.weight, self.eps, self.rounding)  # type: ignore[return-value]
+            return glu_quantise(a, b, *rest)  # type: ignore[return-value]
+        return readout_quantise(a, b, self.inner_weight, *rest)  # type: ignore[return-value]
 
 
 class BitLinear(nn.Module):
@@ -132,9 +135,9 @@ class FrozenLinear(nn.Module):
         """Return (..., N) in the dtype of the handle; see `ops.project.project`."""
         return project(Quantised(handle, values, scale), [self.projection()])[0]
 
-    def projection(self) -> Frozen:
-        """Return the matrix as `ops.project` takes it."""
-        return Frozen(*self.linear_map(), self.gain)
+    def projection(self, gained: bool = True) -> Frozen:
+        """Return the matrix as `ops.project` takes it, with its gain or without."""
+        return Frozen(*self.linear_map(), self.gain if gained else None)
 
     def linear_map(self) -> tuple[LinearMap, float]:
         """Return what multiplies by the matrix, and its scale; the gain is not in it."""
@@ -179,17 +182,30 @@ class ProjectionBuilder:
 Layer = BitLinear | FrozenLinear
 
 
-def project_layers(z: list[tuple[Tensor, ...]], layers: list[Layer], *, separately: bool) -> list[Tensor]:
+def project_layers(
+    z: list[tuple[Tensor, ...]], layers: list[Layer], *, separately: bool, gained: bool = True
+) -> list[Tensor]:
     """Multiply the inputs by layers, those that share one input together.
 
     Args:
         z: the three parts of a quantised input for each layer; one and the same object where it is shared.
         layers: what multiplies.
         separately: call each layer's own forward: ZeRO stage 3 gathers a weight around the module that holds it.
+        gained: by the gains of frozen matrices too; else what reads the product does so (see `ops.factors`).
     """
-    if separately or any(parts is not z[0] for parts in z):
+    if separately:
         return [layer(*parts) for layer, parts in zip(layers, z, strict=True)]
-    return project(Quantised(*z[0]), [layer.projection() for layer in layers])
+    projections = [
+        layer.projection(gained) if isinstance(layer, FrozenLinear) else layer.projection() for layer in layers
+    ]
+    if any(parts is not z[0] for parts in z):
+        return [project(Quantised(*parts), [p])[0] for parts, p in zip(z, projections, strict=True)]
+    return project(Quantised(*z[0]), projections)
+
+
+def gain_of(layer: Layer) -> Tensor | None:
+    """Return the gain of a frozen layer."""
+    return layer.gain if isinstance(layer, FrozenLinear) else None
 
 
 class InputNorms(nn.Module):

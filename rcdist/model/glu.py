@@ -4,8 +4,9 @@
 
 from torch import Tensor, nn
 
-from rcdist.model.bitlinear import GatedNorm, InputNorms, ProjectionBuilder, project_layers
+from rcdist.model.bitlinear import GatedNorm, InputNorms, ProjectionBuilder, gain_of, project_layers
 from rcdist.model.init import InitKey
+from rcdist.ops.factors import takes_factors
 
 
 class GLU(nn.Module):
@@ -34,6 +35,8 @@ class GLU(nn.Module):
         """Return x + delta, and what the unit adds to that, both in the dtype of x."""
         x_BTD, (z,) = self.input(x_BTD, delta_BTD)
         layers = [self.gate_proj, self.up_proj]
-        gate_BTF, up_BTF = project_layers([z, z], layers, separately=self.separately)
-        y_BTD: Tensor = self.down_proj(*self.down_norm(gate_BTF, up_BTF))
+        gained = self.separately or not takes_factors(x_BTD)
+        gate_BTF, up_BTF = project_layers([z, z], layers, separately=self.separately, gained=gained)
+        factors = [None if gained else gain_of(layer) for layer in layers]
+        y_BTD: Tensor = self.down_proj(*self.down_norm(gate_BTF, up_BTF, *factors))
         return x_BTD, y_BTD

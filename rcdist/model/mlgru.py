@@ -17,9 +17,11 @@ from rcdist.model.bitlinear import (
     Layer,
     ProjectionBuilder,
     QuantisedNorm,
+    gain_of,
     project_layers,
 )
 from rcdist.model.init import InitKey
+from rcdist.ops.factors import scaled, takes_factors
 from rcdist.ops.recurrence import echo_scan, reset_scan
 from rcdist.ops.scan import forget_gate, gated_scan
 
@@ -111,22 +113,26 @@ class MLGRU(nn.Module):
         width = x_BTD.shape[-1]
         x_BTD, inputs = self.input(x_BTD, delta_BTD)
         layers = [self._layers()[name] for name in self.names]
-        projected = project_layers(inputs, layers, separately=self.separately)
+        gained = not self._leaves_gains(x_BTD)
+        projected = project_layers(inputs, layers, separately=self.separately, gained=gained)
         pre = dict(zip(self.names, projected, strict=True))
+        factors = {name: None if gained else gain_of(layer) for name, layer in zip(self.names, layers, strict=True)}
         h0_BD = None if h0_BS is None else h0_BS[:, :width]
         pushed_last_BD = None
         if self.placement == "token_shift":
             pushed_last_BD = pre["r"][:, -1]
             before_BD = None if h0_BS is None else h0_BS[:, width:]
             pre["c"] = pre["c"] + _shift(pre["r"], before_BD, starts_BT)
-        h_BTD, last_BD = self._recur(pre, gamma_D, h0_BD, starts_BT)
+        h_BTD, last_BD = self._recur(pre, factors, gamma_D, h0_BD, starts_BT)
         if self.observer is not None:
-            self.observer(forget_gate(self._forget(pre), gamma_D, h_BTD), h_BTD)
+            pf = self._forget(pre)
+            pf = scaled(pf, factors.get("f")) if isinstance(pf, Tensor) else pf
+            self.observer(forget_gate(pf, gamma_D, h_BTD), h_BTD)
         if self.placement == "post_scan":
             assert self.r_norm is not None and self.r_proj is not None
             r_BTD = self.r_proj(*self.r_norm(h_BTD)[1:])
             h_BTD = h_BTD + r_BTD if self.combine == "add" else r_BTD
-        y_BTD: Tensor = self.o_proj(*self._read_out(h_BTD, pre))
+        y_BTD: Tensor = self.o_proj(*self._read_out(h_BTD, pre, factors))
         state_BS = last_BD
         if self.state_width > width:
             second = torch.zeros_like(last_BD) if pushed_last_BD is None else pushed_last_BD.to(last_BD.dtype)
@@ -142,8 +148,18 @@ class MLGRU(nn.Module):
         """Return the forget gate's pre-activation, or the fixed gate itself."""
         return pre["f"] if self.leak_rate == "trained" else 1.0 - self.leak_rate
 
+    def _leaves_gains(self, x_BTD: Tensor) -> bool:
+        """Say whether scan and readout apply the gains of frozen projections: where nothing else reads them."""
+        is_plain = self.placement in (None, "post_scan") and self.output_gate != "tied"
+        return is_plain and not self.separately and takes_factors(x_BTD)
+
     def _recur(
-        self, pre: dict[str, Tensor], gamma_D: Tensor | None, h0_BD: Tensor | None, starts_BT: Tensor | None
+        self,
+        pre: dict[str, Tensor],
+        factors: dict[str, Tensor | None],
+        gamma_D: Tensor | None,
+        h0_BD: Tensor | None,
+        starts_BT: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         if self.placement in ("recurrent", "reset_gate"):
             assert self.r_proj is not None
@@ -152,15 +168,21 @@ class MLGRU(nn.Module):
                 return reset_scan(f_BTD, pre["c"], pre["r"].sigmoid(), h0_BD, starts_BT)
             matrix, scale = self.r_proj.linear_map()
             return echo_scan(f_BTD, pre["c"], matrix, scale, self.r_proj.gain, h0_BD, starts_BT)
-        return gated_scan(self._forget(pre), pre["c"], gamma_D, h0_BD, starts_BT)
+        by = (factors.get("f"), factors["c"])
+        return gated_scan(self._forget(pre), pre["c"], gamma_D, h0_BD, starts_BT, *by)
 
-    def _read_out(self, h_BTD: Tensor, pre: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    def _read_out(
+        self, h_BTD: Tensor, pre: dict[str, Tensor], factors: dict[str, Tensor | None]
+    ) -> tuple[Tensor, ...]:
         if self.output_gate == "none":
             parts: tuple[Tensor, ...] = self.o_norm(F.silu(h_BTD) if self.readout_norm == "gate" else h_BTD)
             return parts[1:]
         gate_BTD = pre["g"] if self.g_bias is None else pre["f"] + self.g_bias
-        pair = (gate_BTD, h_BTD) if self.readout_norm == "gate" else (h_BTD, gate_BTD)
-        gated: tuple[Tensor, ...] = self.o_norm(*pair)
+        factor = factors.get("g")
+        if self.readout_norm == "gate":
+            gated: tuple[Tensor, ...] = self.o_norm(gate_BTD, h_BTD, factor, None)
+        else:
+            gated = self.o_norm(h_BTD, gate_BTD, None, factor)
         return gated
 
 

@@ -24,10 +24,10 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
 
 def hollow(like: Tensor) -> Tensor:
     """Return a tensor of the shape and dtype that holds one element: it only carries a gradient."""
-    return _zero(like.dtype, like.device).expand(like.shape)
+    return constant(0.0, like.dtype, like.device).expand(like.shape)
 
 
 @cache
-def _zero(dtype: torch.dtype, device: torch.device) -> Tensor:
-    # Made once: on a GPU, filling one element costs a launch.
-    return torch.zeros(1, dtype=dtype, device=device)
+def constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a tensor of one element, made once: on a GPU, filling it costs a launch."""
+    return torch.full((1,), value, dtype=dtype, device=device)

@@ -10,11 +10,20 @@ from torch.nn import functional as F
 
 from rcdist.ops.autograd import apply, hollow
 from rcdist.ops.backend import twin_of
+from rcdist.ops.factors import scaled, takes_factors
 from rcdist.ops.norm import rms_norm
 from rcdist.ops.quantise import Quantised, Rounding, quantise_tokens
 
 
-def glu_quantise(a: Tensor, b: Tensor, gain_D: Tensor, eps: float, rounding: Rounding = "nearest") -> Quantised:
+def glu_quantise(
+    a: Tensor,
+    b: Tensor,
+    gain_D: Tensor,
+    eps: float,
+    rounding: Rounding = "nearest",
+    a_factor_D: Tensor | None = None,
+    b_factor_D: Tensor | None = None,
+) -> Quantised:
     """Return Q8(RMSNorm(SiLU(a) * b) * gain), the input of the GLU's down projection.
 
     Args:
@@ -23,17 +32,26 @@ def glu_quantise(a: Tensor, b: Tensor, gain_D: Tensor, eps: float, rounding: Rou
         gain_D: gain of the norm.
         eps: added to the mean square.
         rounding: identity passes the result through exactly.
+        a_factor_D: multiplies a first: the gain of a frozen matrix (see `ops.factors`). None: 1.
+        b_factor_D: multiplies b first.
 
     Cost: fused, one read of a and b and one byte written per element. Saved for backward: a and b.
     """
-    twin = twin_of("gated", a) if rounding == "nearest" else None
+    twin, a, b, factors = _prepare(a, b, rounding, a_factor_D, b_factor_D)
     if twin is not None:
-        return Quantised(*apply(_GatedQuantise, twin, a, b, None, gain_D, eps))
+        return Quantised(*apply(_GatedQuantise, twin, a, b, None, gain_D, eps, *factors))
     return quantise_tokens(rms_norm(F.silu(a) * b, gain_D, eps), rounding)
 
 
 def readout_quantise(
-    a: Tensor, b: Tensor, a_gain_D: Tensor, gain_D: Tensor, eps: float, rounding: Rounding = "nearest"
+    a: Tensor,
+    b: Tensor,
+    a_gain_D: Tensor,
+    gain_D: Tensor,
+    eps: float,
+    rounding: Rounding = "nearest",
+    a_factor_D: Tensor | None = None,
+    b_factor_D: Tensor | None = None,
 ) -> Quantised:
     """Return Q8(RMSNorm(RMSNorm(a) * a_gain * SiLU(b)) * gain), the input of the MLGRU's output projection.
 
@@ -44,13 +62,25 @@ def readout_quantise(
         gain_D: gain of the second norm.
         eps: added to both mean squares.
         rounding: identity passes the result through exactly.
+        a_factor_D: multiplies a first.
+        b_factor_D: multiplies b first.
 
     Cost: as `glu_quantise`.
     """
-    twin = twin_of("gated", a) if rounding == "nearest" else None
+    twin, a, b, factors = _prepare(a, b, rounding, a_factor_D, b_factor_D)
     if twin is not None:
-        return Quantised(*apply(_GatedQuantise, twin, a, b, a_gain_D, gain_D, eps))
+        return Quantised(*apply(_GatedQuantise, twin, a, b, a_gain_D, gain_D, eps, *factors))
     return quantise_tokens(rms_norm(rms_norm(a, a_gain_D, eps) * F.silu(b), gain_D, eps), rounding)
+
+
+def _prepare(
+    a: Tensor, b: Tensor, rounding: Rounding, a_factor_D: Tensor | None, b_factor_D: Tensor | None
+) -> tuple[Any, Tensor, Tensor, tuple[Tensor | None, ...]]:
+    """Return the twin, and factors if it takes them; else they have multiplied a and b."""
+    twin = twin_of("gated", a) if rounding == "nearest" else None
+    if twin is not None and takes_factors(a):
+        return twin, a, b, (a_factor_D, b_factor_D)
+    return twin, scaled(a, a_factor_D), scaled(b, b_factor_D), ()
 
 
 class _GatedQuantise(torch.autograd.Function):
@@ -58,12 +88,19 @@ class _GatedQuantise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, twin: Any, a: Tensor, b: Tensor, a_gain_D: Tensor | None, gain_D: Tensor, eps: float
+        ctx: Any,
+        twin: Any,
+        a: Tensor,
+        b: Tensor,
+        a_gain_D: Tensor | None,
+        gain_D: Tensor,
+        eps: float,
+        *factors: Tensor | None,
     ) -> tuple[Tensor, ...]:
         a, b = a.contiguous(), b.contiguous()
-        codes, scale, inverses = twin.forward(a, b, a_gain_D, gain_D, eps)
-        ctx.twin = twin
-        ctx.save_for_backward(a, b, a_gain_D, gain_D, inverses)
+        codes, scale, inverses = twin.forward(a, b, a_gain_D, gain_D, eps, *factors)
+        ctx.twin, ctx.num_factors = twin, len(factors)
+        ctx.save_for_backward(a, b, a_gain_D, gain_D, inverses, *factors)
         ctx.mark_non_differentiable(codes, scale)
         ctx.set_materialize_grads(False)
         return hollow(a), codes, scale
@@ -71,5 +108,7 @@ class _GatedQuantise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dz: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         if dz is None:
-            return (None,) * 6
-        return None, *ctx.twin.backward(*ctx.saved_tensors, dz.contiguous()), None
+            return (None,) * (6 + ctx.num_factors)
+        a, b, a_gain_D, gain_D, inverses, *factors = ctx.saved_tensors
+        gradients = ctx.twin.backward(a, b, a_gain_D, gain_D, inverses, dz.contiguous(), *factors)
+        return None, *gradients[:4], None, *gradients[4 : 4 + ctx.num_factors]

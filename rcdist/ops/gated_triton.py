@@ -7,27 +7,38 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcdist.ops.triton_common import column_sums, num_programs, num_warps, store_rounded
+from rcdist.ops.product_triton import gain_gradient
+from rcdist.ops.triton_common import column_sums, load_factor, num_programs, num_warps, store_rounded
 
 _FORWARD, _READOUT = 32, 8
 """Channels a thread, forward and in the readout's backward pass; the fastest of 4, 8, 16 and 32 on an H100."""
 
 
-def _glu_channels(block: int) -> int:
+_MOST_SUMMED = 4096
+
+
+def _glu_channels(block: int, has_factors: bool) -> int:
     """Return channels a thread in the GLU's backward pass, the fastest likewise at widths 2816 and 5632."""
-    return 32 if block <= 4096 else 16
+    if block > _MOST_SUMMED:
+        return 16
+    return 8 if has_factors else 32
 
 
 @triton.jit
 def _forward_kernel(
-    a, b, a_gain, gain, codes, scale, inverses, rows, width, eps, IS_GLU: tl.constexpr, BLOCK: tl.constexpr
-):
+    a, b, a_factor, b_factor, a_gain, gain, codes, scale, inverses, rows, width, eps,
+    A_FACTOR: tl.constexpr, B_FACTOR: tl.constexpr, IS_GLU: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     m = tl.program_id(0)
     row = m.to(tl.int64) * width
     i = tl.arange(0, BLOCK)
     inside = i < width
     left = tl.load(a + row + i, mask=inside, other=0.0).to(tl.float32)
     right = tl.load(b + row + i, mask=inside, other=0.0).to(tl.float32)
+    if A_FACTOR:
+        left *= load_factor(a_factor + i, inside)
+    if B_FACTOR:
+        right *= load_factor(b_factor + i, inside)
     if IS_GLU:
         u = left * tl.sigmoid(left) * right
     else:
@@ -43,21 +54,33 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-    a, b, a_gain, gain, inverses, dz, da, db, da_gain, dgain, rows, width, IS_GLU: tl.constexpr, BLOCK: tl.constexpr
-):
+    a, b, a_factor, b_factor, a_gain, gain, inverses, dz, da, db, sums, rows, width,
+    A_FACTOR: tl.constexpr, B_FACTOR: tl.constexpr, IS_GLU: tl.constexpr, BLOCK: tl.constexpr, SUMS: tl.constexpr,
+):  # fmt: skip
+    """Store da and db; and this program's sums over its rows for the gradients of gain, a_gain and, SUMS, the factors."""
     program, count = tl.program_id(0), tl.num_programs(0)
     i = tl.arange(0, BLOCK)
     inside = i < width
     gains = tl.load(gain + i, mask=inside, other=0.0).to(tl.float32)
-    sums, a_sums = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+    gain_sums, inner_sums = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+    a_sums, b_sums = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
     if not IS_GLU:
         a_gains = tl.load(a_gain + i, mask=inside, other=0.0).to(tl.float32)
+    if A_FACTOR:
+        by_a = load_factor(a_factor + i, inside)
+    if B_FACTOR:
+        by_b = load_factor(b_factor + i, inside)
     for m in range(program, rows, count):
         row = tl.cast(m, tl.int64) * width
         left = tl.load(a + row + i, mask=inside, other=0.0).to(tl.float32)
         right = tl.load(b + row + i, mask=inside, other=0.0).to(tl.float32)
         du = tl.load(dz + row + i, mask=inside, other=0.0).to(tl.float32)
         u_inverse = tl.load(inverses + rows + m)
+        raw_left, raw_right = left, right
+        if A_FACTOR:
+            left *= by_a
+        if B_FACTOR:
+            right *= by_b
         if IS_GLU:
             gate = tl.sigmoid(left)
             opened = left * gate
@@ -71,25 +94,50 @@ def _backward_kernel(
             a_unit = left * a_inverse
             normed = a_unit * a_gains
             unit = normed * opened * u_inverse
-        sums += du * unit
+        gain_sums += du * unit
         du *= gains
         du = (du - unit * (tl.sum(du * unit) / width)) * u_inverse
         if IS_GLU:
-            tl.store(da + row + i, (du * right * slope).to(da.dtype.element_ty), mask=inside)
-            tl.store(db + row + i, (du * opened).to(db.dtype.element_ty), mask=inside)
+            d_left, d_right = du * right * slope, du * opened
         else:
-            tl.store(db + row + i, (du * normed * slope).to(db.dtype.element_ty), mask=inside)
+            d_right = du * normed * slope
             du *= opened
-            a_sums += du * a_unit
+            inner_sums += du * a_unit
             du *= a_gains
-            du = (du - a_unit * (tl.sum(du * a_unit) / width)) * a_inverse
-            tl.store(da + row + i, du.to(da.dtype.element_ty), mask=inside)
-    tl.store(dgain + program * width + i, sums, mask=inside)
+            d_left = (du - a_unit * (tl.sum(du * a_unit) / width)) * a_inverse
+        if A_FACTOR:
+            if SUMS:
+                a_sums += d_left * raw_left
+            d_left *= by_a
+        if B_FACTOR:
+            if SUMS:
+                b_sums += d_right * raw_right
+            d_right *= by_b
+        tl.store(da + row + i, d_left.to(da.dtype.element_ty), mask=inside)
+        tl.store(db + row + i, d_right.to(db.dtype.element_ty), mask=inside)
+    place = sums + program * width + i
+    step = tl.cast(count, tl.int64) * width
+    tl.store(place, gain_sums, mask=inside)
     if not IS_GLU:
-        tl.store(da_gain + program * width + i, a_sums, mask=inside)
+        place += step
+        tl.store(place, inner_sums, mask=inside)
+    if A_FACTOR and SUMS:
+        place += step
+        tl.store(place, a_sums, mask=inside)
+    if B_FACTOR and SUMS:
+        place += step
+        tl.store(place, b_sums, mask=inside)
 
 
-def forward(a: Tensor, b: Tensor, a_gain_D: Tensor | None, gain_D: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def forward(
+    a: Tensor,
+    b: Tensor,
+    a_gain_D: Tensor | None,
+    gain_D: Tensor,
+    eps: float,
+    a_factor_D: Tensor | None = None,
+    b_factor_D: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return codes, scale, and one over the root mean squares of both norms, (2, rows)."""
     width = a.shape[-1]
     rows = a.numel() // width
@@ -98,8 +146,8 @@ def forward(a: Tensor, b: Tensor, a_gain_D: Tensor | None, gain_D: Tensor, eps: 
     inverses = torch.empty(2, rows, device=a.device)
     block = triton.next_power_of_2(width)
     _forward_kernel[(rows,)](
-        *(a, b, gain_D if a_gain_D is None else a_gain_D, gain_D, codes, scale, inverses, rows, width, eps),
-        IS_GLU=a_gain_D is None,
+        *(*_inputs(a, b, a_factor_D, b_factor_D, a_gain_D), gain_D, codes, scale, inverses, rows, width, eps),
+        **_flags(a_factor_D, b_factor_D, a_gain_D),
         BLOCK=block,
         num_warps=num_warps(block, _FORWARD),
     )
@@ -107,21 +155,55 @@ def forward(a: Tensor, b: Tensor, a_gain_D: Tensor | None, gain_D: Tensor, eps: 
 
 
 def backward(
-    a: Tensor, b: Tensor, a_gain_D: Tensor | None, gain_D: Tensor, inverses: Tensor, dz: Tensor
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """Return the gradients of a, b and both gains."""
+    a: Tensor,
+    b: Tensor,
+    a_gain_D: Tensor | None,
+    gain_D: Tensor,
+    inverses: Tensor,
+    dz: Tensor,
+    a_factor_D: Tensor | None = None,
+    b_factor_D: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None]:
+    """Return the gradients of a, b, both gains and both factors."""
     rows, width = inverses.shape[1], a.shape[-1]
-    block, is_glu = triton.next_power_of_2(width), a_gain_D is None
-    warps = num_warps(block, _glu_channels(block) if is_glu else _READOUT)
+    block = triton.next_power_of_2(width)
+    factors = (a_factor_D, b_factor_D)
+    has_factors = any(factor is not None for factor in factors)
+    # A thread has no registers for more sums over so many channels: they take a pass of their own.
+    are_summed = block <= _MOST_SUMMED
+    channels = _glu_channels(block, has_factors) if a_gain_D is None else _READOUT
+    warps = num_warps(block, channels)
     programs = num_programs(a, rows, warps)
     da, db = torch.empty_like(a), torch.empty_like(b)
-    dgains = torch.empty(1 if is_glu else 2, programs, width, device=a.device)
+    vectors = [gain_D, a_gain_D, *(factors if are_summed else ())]
+    there_are = [vector is not None for vector in vectors]
+    sums = torch.empty(sum(there_are), programs, width, device=a.device)
     _backward_kernel[(programs,)](
-        *(a, b, gain_D if a_gain_D is None else a_gain_D, gain_D, inverses, dz, da, db, dgains[-1], dgains[0]),
-        *(rows, width),
-        IS_GLU=is_glu,
+        *(*_inputs(a, b, a_factor_D, b_factor_D, a_gain_D), gain_D, inverses, dz, da, db, sums, rows, width),
+        **_flags(a_factor_D, b_factor_D, a_gain_D),
         BLOCK=block,
+        SUMS=are_summed,
         num_warps=warps,
     )
-    dgain_D, *da_gain_D = column_sums(dgains, gain_D.dtype).unbind(0)
-    return da, db, da_gain_D[0] if da_gain_D else None, dgain_D
+    summed = iter(column_sums(sums, gain_D.dtype).unbind(0))
+    dgain_D, da_gain_D, *dfactors = (next(summed) if is_there else None for is_there in there_are)
+    assert dgain_D is not None
+    if not are_summed:
+        pairs = zip((da, db), (a, b), factors, strict=True)
+        dfactors = [None if by is None else gain_gradient(_rows(dx), _rows(x), by) for dx, x, by in pairs]
+    return da, db, da_gain_D, dgain_D, dfactors[0], dfactors[1]
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.view(-1, x.shape[-1])
+
+
+def _inputs(
+    a: Tensor, b: Tensor, a_factor_D: Tensor | None, b_factor_D: Tensor | None, a_gain_D: Tensor | None
+) -> list[Tensor]:
+    """Return what both kernels read, something else where there is nothing."""
+    return [a, b, *(a if vector is None else vector for vector in (a_factor_D, b_factor_D, a_gain_D))]
+
+
+def _flags(a_factor_D: Tensor | None, b_factor_D: Tensor | None, a_gain_D: Tensor | None) -> dict[str, bool]:
+    return {"A_FACTOR": a_factor_D is not None, "B_FACTOR": b_factor_D is not None, "IS_GLU": a_gain_D is None}

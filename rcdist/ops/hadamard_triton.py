@@ -20,7 +20,7 @@ _TILE, _WARPS = 4096, 4
 
 
 @triton.jit
-def _product(x, h):
+def product(x, h):
     """Return x h, in float16 where both are, else in float32."""
     if x.dtype == tl.float16:
         y = tl.dot(x, h, out_dtype=tl.float16)
@@ -32,7 +32,7 @@ def _product(x, h):
 
 
 @triton.jit
-def _signs(at, kind: tl.constexpr):
+def signs_of(at, kind: tl.constexpr):
     """Load signs, which are kept as the bits of 1 and -1 in float16."""
     bits = tl.load(at)
     if kind == tl.float16:
@@ -45,7 +45,7 @@ def _signs(at, kind: tl.constexpr):
 
 
 @triton.jit
-def _float_of(codes, kind: tl.constexpr):
+def float_of(codes, kind: tl.constexpr):
     """Return int8 codes as float16 by way of the bits of 1024 + 128 + code, which is faster than a conversion."""
     if kind == tl.float16:
         value = (((codes.to(tl.int16) & 255) ^ 128) | 0x6400).to(tl.float16, bitcast=True) - 1152.0
@@ -55,21 +55,21 @@ def _float_of(codes, kind: tl.constexpr):
 
 
 @triton.jit
-def _turned(x, R: tl.constexpr, A: tl.constexpr, B: tl.constexpr):
+def turned(x, R: tl.constexpr, A: tl.constexpr, B: tl.constexpr):
     """Transpose each of R tiles A x B that lie under one another."""
     return tl.reshape(tl.permute(tl.reshape(x, [R, A, B]), 0, 2, 1), [R * B, A])
 
 
 @triton.jit
-def _spread(x, R: tl.constexpr):
+def spread(x, R: tl.constexpr):
     """Repeat a tile (A, B) under itself, R times."""
     return tl.reshape(tl.broadcast_to(x[None, :, :], [R, x.shape[0], x.shape[1]]), [R * x.shape[0], x.shape[1]])
 
 
 @triton.jit
 def _expand_kernel(
-    x, rows, columns, signs, h_p, h_q, out, num_rows, outputs, factor,
-    IS_CODES: tl.constexpr, HAS_ROWS: tl.constexpr, HAS_COLUMNS: tl.constexpr,
+    x, rows, columns, scale, signs, h_p, h_q, out, num_rows, outputs, factor,
+    IS_CODES: tl.constexpr, HAS_ROWS: tl.constexpr, HAS_COLUMNS: tl.constexpr, HAS_SCALE: tl.constexpr,
     S: tl.constexpr, R: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Store H D2 H D1 x for each of S stacked D2, scaled by row and column."""
@@ -81,10 +81,12 @@ def _expand_kernel(
     line = tl.arange(0, R * P)
     i = (line % P * Q)[:, None] + q[None, :]
     channel = p[:, None] * Q + q[None, :]
-    turned = p[None, :] * Q + q[:, None]
-    first = _signs(signs + channel, kind)
+    across = p[None, :] * Q + q[:, None]
+    if HAS_SCALE:
+        factor *= tl.load(scale)
+    first = signs_of(signs + channel, kind)
     if S == 1:  # the tables stay in registers
-        second = _signs(signs + W + turned, kind)
+        second = signs_of(signs + W + across, kind)
         if HAS_COLUMNS:
             column = tl.load(columns + channel, mask=channel < outputs, other=0.0).to(tl.float32) * factor
     for tile in tl.range(tl.program_id(0), tl.cdiv(num_rows, R), tl.num_programs(0), num_stages=STAGES):
@@ -92,24 +94,24 @@ def _expand_kernel(
         inside = (m < num_rows)[:, None] & (i < W)
         value = tl.load(x + m[:, None] * W + i, mask=inside, other=0)
         if IS_CODES:
-            value = _float_of(value, kind)
-        value = value.to(kind) * _spread(first, R)
-        value = _turned(_product(value, hq).to(kind), R, P, Q)
-        value = _product(value, hp).to(kind)
+            value = float_of(value, kind)
+        value = value.to(kind) * spread(first, R)
+        value = turned(product(value, hq).to(kind), R, P, Q)
+        value = product(value, hp).to(kind)
         if HAS_ROWS:
             row = tl.load(rows + m, mask=m < num_rows, other=0.0)
         for s in tl.static_range(S):
             if S > 1:
-                second = _signs(signs + (s + 1) * W + turned, kind)
-            y = _turned(_product(value * _spread(second, R), hp).to(kind), R, Q, P)
-            y = _product(y, hq).to(tl.float32)
+                second = signs_of(signs + (s + 1) * W + across, kind)
+            y = turned(product(value * spread(second, R), hp).to(kind), R, Q, P)
+            y = product(y, hq).to(tl.float32)
             if HAS_ROWS:
                 y *= row[:, None]
             if HAS_COLUMNS:
                 if S > 1:
                     n = s * W + channel
                     column = tl.load(columns + n, mask=n < outputs, other=0.0).to(tl.float32) * factor
-                y *= _spread(column, R)
+                y *= spread(column, R)
             else:
                 y *= factor
             place = out + m[:, None] * outputs + s * W + i
@@ -118,8 +120,9 @@ def _expand_kernel(
 
 @triton.jit
 def _contract_kernel(
-    y, rows, columns_in, columns_out, signs, h_p, h_q, out, num_rows, inputs, factor,
-    IS_CODES: tl.constexpr, HAS_ROWS: tl.constexpr, HAS_IN: tl.constexpr, HAS_OUT: tl.constexpr, ADD: tl.constexpr,
+    y, rows, columns_in, columns_out, scale, signs, h_p, h_q, out, num_rows, inputs, factor,
+    IS_CODES: tl.constexpr, HAS_ROWS: tl.constexpr, HAS_IN: tl.constexpr, HAS_OUT: tl.constexpr,
+    HAS_SCALE: tl.constexpr, ADD: tl.constexpr,
     S: tl.constexpr, R: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Store, or add, the transpose of `_expand_kernel` of y * columns_in."""
@@ -131,12 +134,14 @@ def _contract_kernel(
     line = tl.arange(0, R * P)
     i = (line % P * Q)[:, None] + q[None, :]
     channel = p[:, None] * Q + q[None, :]
-    turned = p[None, :] * Q + q[:, None]
+    across = p[None, :] * Q + q[:, None]
     if S == 1:  # the tables stay in registers
-        second = _signs(signs + W + turned, kind)
+        second = signs_of(signs + W + across, kind)
         if HAS_IN:
             column = tl.load(columns_in + channel, mask=channel < inputs, other=0.0).to(tl.float32)
-    last = _signs(signs + channel, tl.float32) * factor
+    if HAS_SCALE:
+        factor *= tl.load(scale)
+    last = signs_of(signs + channel, tl.float32) * factor
     if HAS_OUT:
         last *= tl.load(columns_out + channel).to(tl.float32)
     for tile in tl.range(tl.program_id(0), tl.cdiv(num_rows, R), tl.num_programs(0), num_stages=STAGES):
@@ -147,24 +152,24 @@ def _contract_kernel(
         for s in tl.static_range(S):
             value = tl.load(y + m[:, None] * inputs + s * W + i, mask=inside & (i < inputs - s * W), other=0)
             if IS_CODES:
-                value = _float_of(value, kind)
+                value = float_of(value, kind)
             if S > 1:
-                second = _signs(signs + (s + 1) * W + turned, kind)
+                second = signs_of(signs + (s + 1) * W + across, kind)
                 if HAS_IN:
                     n = s * W + channel
                     column = tl.load(columns_in + n, mask=n < inputs, other=0.0).to(tl.float32)
             if HAS_IN:
-                value = value.to(tl.float32) * _spread(column, R)
-            value = _turned(_product(value.to(kind), hq).to(kind), R, P, Q)
-            value = _product(value, hp)
+                value = value.to(tl.float32) * spread(column, R)
+            value = turned(product(value.to(kind), hq).to(kind), R, P, Q)
+            value = product(value, hp)
             if S > 1:
-                total += value.to(tl.float32) * _spread(second.to(tl.float32), R)
+                total += value.to(tl.float32) * spread(second.to(tl.float32), R)
             else:
-                value = value.to(kind) * _spread(second, R)
+                value = value.to(kind) * spread(second, R)
         if S > 1:
             value = total.to(kind)
-        value = _turned(_product(value, hp).to(kind), R, Q, P)
-        value = _product(value, hq).to(tl.float32) * _spread(last, R)
+        value = turned(product(value, hp).to(kind), R, Q, P)
+        value = product(value, hq).to(tl.float32) * spread(last, R)
         if HAS_ROWS:
             value *= tl.load(rows + m, mask=m < num_rows, other=0.0)[:, None]
         place = out + m[:, None] * W + i
@@ -187,14 +192,17 @@ def expand(
         x_MW: int8 codes, or of `dtype`.
     """
     out = torch.empty(len(x_MW), max(matrix.shape), dtype=dtype, device=x_MW.device)
-    kind = _kind(x_MW, dtype)
+    kind = kind_of(x_MW, dtype)
+    columns_N, scale = _vector_or_scale(columns_N)
     stages = 2 if matrix.width <= 1024 and matrix.num_stacked > 1 else 1
-    grid, h_p, h_q, sizes = _launch(out, matrix, kind, 6 if matrix.width <= 1024 and matrix.num_stacked == 1 else 4)
+    grid, h_p, h_q, sizes = launch(out, matrix, kind, 6 if matrix.width <= 1024 and matrix.num_stacked == 1 else 4)
     _expand_kernel[grid](
-        *(x_MW, rows_M, columns_N, matrix.bits_SW, h_p, h_q, out, len(x_MW), out.shape[1], _SCALE / matrix.width),
+        *(x_MW, rows_M, columns_N, scale, matrix.bits_SW, h_p, h_q, out, len(x_MW), out.shape[1]),
+        SCALE / matrix.width,
         IS_CODES=x_MW.dtype == torch.int8,
         HAS_ROWS=rows_M is not None,
         HAS_COLUMNS=columns_N is not None,
+        HAS_SCALE=scale is not None,
         STAGES=stages,
         **sizes,
     )
@@ -212,14 +220,19 @@ def contract(
 ) -> Tensor:
     """Return the transpose of `expand` of y * columns_N, scaled by its row and columns_W, (M, W); added to total."""
     width = matrix.width
+    columns_N, scale_in = _vector_or_scale(columns_N)
+    columns_W, scale_out = _vector_or_scale(columns_W)
+    scale = scale_out if scale_in is None else scale_in  # one of the two has columns: a forward or a backward pass
     out = torch.empty(len(y_MN), width, dtype=dtype, device=y_MN.device) if total_MW is None else total_MW
-    grid, h_p, h_q, sizes = _launch(out, matrix, _kind(y_MN, dtype), 4 if width <= 1024 else 6)
+    grid, h_p, h_q, sizes = launch(out, matrix, kind_of(y_MN, dtype), 4 if width <= 1024 else 6)
     _contract_kernel[grid](
-        *(y_MN, rows_M, columns_N, columns_W, matrix.bits_SW, h_p, h_q, out, len(y_MN), y_MN.shape[1], _SCALE / width),
+        *(y_MN, rows_M, columns_N, columns_W, scale, matrix.bits_SW, h_p, h_q, out, len(y_MN), y_MN.shape[1]),
+        SCALE / width,
         IS_CODES=y_MN.dtype == torch.int8,
         HAS_ROWS=rows_M is not None,
         HAS_IN=columns_N is not None,
         HAS_OUT=columns_W is not None,
+        HAS_SCALE=scale is not None,
         ADD=total_MW is not None,
         STAGES=2 if width <= 1024 and matrix.num_stacked > 1 else 1,
         **sizes,
@@ -227,22 +240,27 @@ def contract(
     return out
 
 
-_SCALE = 64.0
+SCALE = 64.0
 """What the two products with matrices of 1/8 take away; they keep float16 below its largest, 65504."""
 
 
-def _launch(
+def launch(
     out: Tensor, matrix: HadamardMap, kind: torch.dtype, per_multiprocessor: int
 ) -> tuple[tuple[int], Tensor, Tensor, dict[str, int]]:
     """Return grid, both matrices and the sizes; as many programs as are at work at once, each with many tiles."""
     log = matrix.width.bit_length() - 1
-    p, q, rows = 1 << log // 2, 1 << (log - log // 2), max(_TILE // matrix.width, 1)
+    p, q, rows = 1 << (log - log // 2), 1 << log // 2, max(_TILE // matrix.width, 1)
     programs = min(triton.cdiv(len(out), rows), per_multiprocessor * multiprocessors(out.device))
     sizes = {"S": matrix.num_stacked, "R": rows, "P": p, "Q": q, "num_warps": _WARPS}
     return (programs,), _signs_matrix(p, 0.125, kind, out.device), _signs_matrix(q, 1.0, kind, out.device), sizes
 
 
-def _kind(x: Tensor, dtype: torch.dtype) -> torch.dtype:
+def _vector_or_scale(columns: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Return factors of columns as they are, or as the one that they all are."""
+    return (None, columns) if columns is not None and columns.stride(0) == 0 else (columns, None)
+
+
+def kind_of(x: Tensor, dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of the products: codes are exact in float16, which has more digits than bfloat16."""
     if dtype == torch.float32 or x.device.type == "cpu":  # interpreted: there are no products of bfloat16
         return torch.float32

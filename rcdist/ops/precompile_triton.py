@@ -97,7 +97,7 @@ def _work(
         starts = made(batch, length, dtype=torch.bool)
         return [
             lambda: scan_triton.forward(0.0, p, p, gamma, None, starts),
-            lambda: scan_triton.backward(0.0, p, p, gamma, None, starts, p, p, None),
+            lambda: scan_triton.backward(0.0, p, p, gamma, None, starts, None, None, p, p, None),
         ]
 
     outs = {dtype, torch.float32}

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcdist.ops.triton_common import column_sums, multiprocessors
+from rcdist.ops.triton_common import column_sums, load_factor, multiprocessors
 
 _CONFIGS = [
     triton.Config({"BM": 128, "BN": 256, "BK": 128}, num_warps=8, num_stages=3),
@@ -139,9 +139,7 @@ def _gain_gradient_kernel(dy, y, gain, out, num_rows, width, chunk, TILE: tl.con
         at = m[:, None] * width + n[None, :]
         left = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
         sums += left * tl.load(y + at, mask=inside, other=0.0).to(tl.float32)
-    factor = tl.load(gain + n, mask=n < width, other=1.0).to(tl.float32)
-    factor = tl.where(factor == 0.0, 5.421010862427522e-20, factor)  # 2^-64, as the product had it
-    tl.store(out + part * width + n, tl.sum(sums, 0) / factor, mask=n < width)
+    tl.store(out + part * width + n, tl.sum(sums, 0) / load_factor(gain + n, n < width), mask=n < width)
 
 
 def gain_gradient(dy_MN: Tensor, y_MN: Tensor, gain_N: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rcdist.ops import project_reference
-from rcdist.ops.autograd import apply
+from rcdist.ops.autograd import apply, constant
 from rcdist.ops.backend import twin_of
 from rcdist.ops.matmul import matmul
 from rcdist.ops.quantise import Quantised, Rounding
@@ -86,7 +86,7 @@ class _Operand(NamedTuple):
             return None if self.scale is None else self.scale.expand(self.matrix.shape[0])
         if gain_N is None:
             wide = torch.promote_types(like.dtype, torch.float32)
-            return torch.full((self.matrix.shape[0],), self.scale, dtype=wide, device=like.device)
+            return constant(self.scale, wide, like.device).expand(self.matrix.shape[0])
         return columns_of(gain_N, self.scale)
 
 

@@ -39,8 +39,11 @@ def backward(dy_MN: Tensor, matrix: LinearMap, columns_N: Tensor, total_MK: Tens
     if isinstance(matrix, HadamardMap) and hadamard_triton.is_fused(matrix):
         if matrix.shape[0] >= matrix.shape[1]:
             return hadamard_triton.contract(dy_MN.contiguous(), None, columns_N, None, matrix, dy_MN.dtype, total_MK)
-        scaled_MN = (dy_MN * columns_N).to(dy_MN.dtype)
-        product_MK = hadamard_triton.expand(scaled_MN, None, None, matrix, dy_MN.dtype)
+        if columns_N.stride(0) == 0:
+            product_MK = hadamard_triton.expand(dy_MN.contiguous(), None, columns_N, matrix, dy_MN.dtype)
+        else:
+            scaled_MN = (dy_MN * columns_N).to(dy_MN.dtype)
+            product_MK = hadamard_triton.expand(scaled_MN, None, None, matrix, dy_MN.dtype)
     else:
         product_MK = matrix.times_transposed((dy_MN * columns_N).to(dy_MN.dtype))
     return product_MK if total_MK is None else total_MK.add_(product_MK)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from rcdist.ops.autograd import apply
 from rcdist.ops.backend import twin_of
+from rcdist.ops.factors import scaled, takes_factors
 
 
 def gated_scan(
@@ -18,6 +19,8 @@ def gated_scan(
     gamma_H: Tensor | None = None,
     h0_BH: Tensor | None = None,
     starts_BT: Tensor | None = None,
+    f_factor_H: Tensor | None = None,
+    c_factor_H: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run the MLGRU recurrence from its pre-activations: gate, lower bound, SiLU and document reset inside.
 
@@ -29,6 +32,8 @@ def gated_scan(
         gamma_H: lower bound of the forget gate, in [0, 1); None with a constant f.
         h0_BH: state before the first token. Zeros when None.
         starts_BT: bool, True where a document starts.
+        f_factor_H: multiplies pf first: the gain of a frozen matrix (see `ops.factors`). None: 1.
+        c_factor_H: multiplies pc first.
 
     Returns:
         h_BTH in the dtype of pc, and h_last_BH in float32 (float64 for float64).
@@ -36,10 +41,14 @@ def gated_scan(
     Cost: linear in T. Fused, one read of pf and pc and one write of h; saved for backward: pf, pc and h.
     """
     twin = twin_of("scan", pc_BTH)
+    factors: tuple[Tensor | None, ...] = (f_factor_H, c_factor_H)
+    if not takes_factors(pc_BTH):
+        pf_BTH = scaled(pf_BTH, f_factor_H) if isinstance(pf_BTH, Tensor) else pf_BTH
+        pc_BTH, factors = scaled(pc_BTH, c_factor_H), ()
     if twin is None:
         return scan(forget_gate(pf_BTH, gamma_H, pc_BTH), F.silu(pc_BTH), h0_BH, starts_BT)
     pf, constant = (pf_BTH, 0.0) if isinstance(pf_BTH, Tensor) else (None, pf_BTH)
-    h_BTH, last_BH = apply(_GatedScan, twin, constant, pf, pc_BTH, gamma_H, h0_BH, starts_BT)
+    h_BTH, last_BH = apply(_GatedScan, twin, constant, pf, pc_BTH, gamma_H, h0_BH, starts_BT, *factors)
     return h_BTH, last_BH
 
 
@@ -54,24 +63,27 @@ class _GatedScan(torch.autograd.Function):
         gamma_H: Tensor | None,
         h0_BH: Tensor | None,
         starts_BT: Tensor | None,
+        *factors: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         pf, pc = None if pf_BTH is None else pf_BTH.contiguous(), pc_BTH.contiguous()
         gamma = None if gamma_H is None else gamma_H.float().contiguous()
         h0 = None if h0_BH is None else h0_BH.float().contiguous()
         starts = None if starts_BT is None else starts_BT.contiguous()
-        h, last = twin.forward(constant, pf, pc, gamma, h0, starts)
+        h, last = twin.forward(constant, pf, pc, gamma, h0, starts, *factors)
         ctx.twin, ctx.constant = twin, constant
-        ctx.dtypes = tuple(None if x is None else x.dtype for x in (gamma_H, h0_BH))
-        ctx.save_for_backward(pf, pc, gamma, h0, starts, h)
+        ctx.dtypes = tuple(None if x is None else x.dtype for x in (gamma_H, h0_BH, *factors))
+        ctx.save_for_backward(pf, pc, gamma, h0, starts, *factors, h)
         ctx.set_materialize_grads(False)
         return h, last
 
     @staticmethod
     def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
-        dpf, dpc, dgamma_H, dh0_BH = ctx.twin.backward(ctx.constant, *ctx.saved_tensors, dh, dlast)
-        gamma_dtype, h0_dtype = ctx.dtypes
-        dgamma_H = None if gamma_dtype is None else dgamma_H.to(gamma_dtype)
-        return None, None, dpf, dpc, dgamma_H, None if h0_dtype is None else dh0_BH.to(h0_dtype), None
+        dpf, dpc, *rest = ctx.twin.backward(ctx.constant, *ctx.saved_tensors, dh, dlast)
+        gradients = [
+            None if dtype is None else gradient.to(dtype) for gradient, dtype in zip(rest, ctx.dtypes, strict=True)
+        ]
+        dgamma_H, dh0_BH, *dfactors = gradients
+        return None, None, dpf, dpc, dgamma_H, dh0_BH, None, *dfactors
 
 
 def forget_gate(pf_BTH: Tensor | float, gamma_H: Tensor | None, like_BTH: Tensor) -> Tensor:

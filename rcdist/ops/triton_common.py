@@ -31,6 +31,13 @@ def load_sum(x, delta, x_new, i, inside, HAS_DELTA: tl.constexpr):
 
 
 @triton.jit
+def load_factor(at, inside):
+    """Load factors of channels; 2^-64 for 0: of what is exactly 0 nobody could tell the factor's gradient."""
+    factor = tl.load(at, mask=inside, other=1.0).to(tl.float32)
+    return tl.where(factor == 0.0, 5.421010862427522e-20, factor)
+
+
+@triton.jit
 def store_rounded(z, codes, scale, i, inside):
     """Store the int8 codes of a row, and its scale."""
     # A maximum drops NaN: what is not finite must reach the scale.

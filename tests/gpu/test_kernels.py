@@ -57,11 +57,31 @@ def test_scan(dtype: torch.dtype, shape: tuple[int, int, int], has_state: bool) 
 
 
 @DTYPES
+@pytest.mark.parametrize("width", [5, 131, 1024, 2816, 5632])
+@pytest.mark.parametrize("kind", ["glu", "readout"])
+def test_gated_with_factors(dtype: torch.dtype, width: int, kind: str) -> None:
+    cases.check_gated("triton", dtype, width, kind, factors=True)
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(2, 37, 40), (1, 3000, 70), (64, 129, 2048)])
+@pytest.mark.parametrize("constant", [True, False])
+def test_scan_with_factors(dtype: torch.dtype, shape: tuple[int, int, int], constant: bool) -> None:
+    cases.check_scan("triton", dtype, shape, constant=constant, state=True, starts=True, factors=True)
+
+
+@DTYPES
+@pytest.mark.parametrize("gain", [True, False])
 @pytest.mark.parametrize(
-    ("letter", "topology"), [("c", "dense"), ("D", "dense"), ("G", "hadamard"), ("D", "hadamard"), ("G", "block")]
+    ("letter", "topology"),
+    [
+        *[(letter, topology) for letter in "cGD" for topology in ("dense", "hadamard")],
+        *[("G", "block"), ("G", "permuted")],
+    ],
 )
-def test_project(dtype: torch.dtype, letter: str, topology: str) -> None:
-    cases.check_project("triton", dtype, letter, topology, gain=True, width=256, glu_width=1024)
+@pytest.mark.parametrize(("width", "glu_width"), [(256, 1024), (512, 1408), (2048, 5632), (48, 96), (768, 1536)])
+def test_project(dtype: torch.dtype, letter: str, topology: str, gain: bool, width: int, glu_width: int) -> None:
+    cases.check_project("triton", dtype, letter, topology, gain=gain, width=width, glu_width=glu_width)
 
 
 @DTYPES

@@ -91,24 +91,35 @@ def check_weight_in_backward(backend: Choice, dtype: torch.dtype) -> None:
     assert not torch.equal(found[0], found[4])
 
 
-def check_gated(backend: Choice, dtype: torch.dtype, width: int, kind: str) -> None:
+def check_gated(backend: Choice, dtype: torch.dtype, width: int, kind: str, *, factors: bool = False) -> None:
     a, b, gain = leaf(3, 5, width, dtype=dtype), leaf(3, 5, width, dtype=dtype), leaf(width, dtype=dtype, positive=True)
     inner = leaf(width, dtype=dtype, positive=True)
     kept: list[Quantised] = []
+    by = [leaf(width, dtype=dtype, positive=True) for _ in range(2 * factors)]
 
     def run() -> tuple[Tensor, ...]:
-        z = glu_quantise(a, b, gain, EPS) if kind == "glu" else readout_quantise(a, b, inner, gain, EPS)
+        rest = (gain, EPS, "nearest", *by)
+        z = glu_quantise(a, b, *rest) if kind == "glu" else readout_quantise(a, b, inner, *rest)
         kept.append(z)
         return (z.handle,)
 
-    compare(backend, run, [a, b, gain] if kind == "glu" else [a, b, gain, inner], dtype)
+    compare(backend, run, [a, b, gain, *by] if kind == "glu" else [a, b, gain, inner, *by], dtype)
     assert_same_codes(kept[1], kept[0], dtype)
 
 
 def check_scan(
-    backend: Choice, dtype: torch.dtype, shape: tuple[int, int, int], *, constant: bool, state: bool, starts: bool
+    backend: Choice,
+    dtype: torch.dtype,
+    shape: tuple[int, int, int],
+    *,
+    constant: bool,
+    state: bool,
+    starts: bool,
+    factors: bool = False,
 ) -> None:
     batch, time, width = shape
+    by = [leaf(width, dtype=dtype, positive=True) if factors else None for _ in range(2)]
+    by[0] = None if constant else by[0]
     pf, pc = leaf(*shape, dtype=dtype), leaf(*shape, dtype=dtype)
     gamma = (torch.rand(width) * 0.9).requires_grad_()
     h0 = leaf(batch, width, dtype=torch.float32) if state else None
@@ -116,9 +127,9 @@ def check_scan(
     leaves = [pc] if constant else [pf, pc, gamma]
 
     def run() -> tuple[Tensor, ...]:
-        return gated_scan(0.7 if constant else pf, pc, None if constant else gamma, h0, begins)
+        return gated_scan(0.7 if constant else pf, pc, None if constant else gamma, h0, begins, *by)
 
-    reference, fused = compare(backend, run, leaves + ([h0] if h0 is not None else []), dtype)
+    reference, fused = compare(backend, run, [*leaves, *(x for x in (h0, *by) if x is not None)], dtype)
     for found, expected in zip(fused, reference, strict=True):
         assert found.dtype == expected.dtype
         assert_near(found, expected, TOLERANCE[dtype], "states")

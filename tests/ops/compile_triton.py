@@ -19,13 +19,13 @@ from rcdist.ops import (
 from rcdist.ops import triton_common as common
 
 _INTEGERS = {
-    "rows", "width", "time", "chunk", "chunks", "M", "N", "K", "rows_class", "size", "inputs", "outputs", "num_rows",
+    "rows", "width", "half", "time", "chunk", "chunks", "M", "N", "K", "rows_class", "size", "inputs", "outputs", "num_rows",
     "columns_step", "rows_step", "num_sums",
 }  # fmt: skip
 _FLOATS = {"eps", "constant", "factor"}
 _FLOAT32 = {
     "scale", "inverse", "inverses", "dgain", "dgains", "da_gain", "before", "end", "decay", "after", "dgamma", "begin",
-    "h0", "gamma", "columns", "logits", "weights", "nats",
+    "sums", "h0", "gamma", "columns", "logits", "weights", "nats",
 }  # fmt: skip
 _INT8 = {"codes", "ternary", "starts"}
 
@@ -54,10 +54,10 @@ def compile_kernel(kernel: Any, dtype: str, constants: dict[str, Any], **overrid
 
 def main() -> None:
     """Compile all."""
-    scan: dict[str, Any] = {"HAS_F": True, "HAS_STARTS": True, "WRITE": True}
+    scan: dict[str, Any] = {"HAS_F": True, "F_FACTOR": True, "C_FACTOR": True, "HAS_STARTS": True, "WRITE": True}
     hadamard = {"S": 3, "R": 4, "P": 32, "Q": 32, "STAGES": 2}
-    expand = {"IS_CODES": True, "HAS_ROWS": True, "HAS_COLUMNS": True}
-    contract = {"IS_CODES": False, "HAS_ROWS": False, "HAS_IN": True, "HAS_OUT": True, "ADD": True}
+    expand = {"IS_CODES": True, "HAS_ROWS": True, "HAS_COLUMNS": True, "HAS_SCALE": False}
+    contract = {"IS_CODES": False, "HAS_ROWS": False, "HAS_IN": True, "HAS_OUT": True, "HAS_SCALE": True, "ADD": True}
     chunks = {"HAS_STATE": True, "BACKWARDS": True, "CHUNKS": 8, "CHANNELS": 32}
     for dtype in ("fp32", "bf16"):
         compile_kernel(norm_triton._forward_kernel, dtype, {"HAS_DELTA": True, "BLOCK": 1024}, gain=f"*{dtype}")
@@ -69,12 +69,12 @@ def main() -> None:
         compile_kernel(quantise_triton._sum_kernel, dtype, {"BLOCK": 4096}, sums="*fp32")
         compile_kernel(quantise_triton._round_kernel, dtype, {"SUMS": 1024, "BLOCK": 4096}, sums="*fp32", beta="*fp32")
         for is_glu in (True, False):
-            constants = {"IS_GLU": is_glu, "BLOCK": 1024}
+            constants = {"IS_GLU": is_glu, "A_FACTOR": True, "B_FACTOR": not is_glu, "BLOCK": 1024}
             compile_kernel(gated_triton._forward_kernel, dtype, constants)
             if is_glu:
-                compile_kernel(gated_triton._backward_kernel, dtype, constants, da_gain="*fp32")
-        compile_kernel(scan_triton._forward_kernel, dtype, scan | {"CHANNELS": 64, "TILE": 16, "STAGES": 3})
-        compile_kernel(scan_triton._backward_kernel, dtype, scan | {"HAS_H0": True, "CHANNELS": 32, "UNROLL": 4})
+                compile_kernel(gated_triton._backward_kernel, dtype, constants | {"SUMS": True})
+        compile_kernel(scan_triton._forward_kernel, dtype, scan | {"CHANNELS": 64, "TILE": 8, "STAGES": 3, "EVEN": True})
+        compile_kernel(scan_triton._backward_kernel, dtype, scan | {"HAS_H0": True, "CHANNELS": 64, "TILE": 8, "STAGES": 2})
         compile_kernel(scan_triton._chunks_kernel, dtype, chunks, state="*fp32")
         tiles = {"BM": 64, "BN": 64, "BK": 64}
         compile_kernel(product_triton.product_kernel, dtype, tiles, rows="*fp32")

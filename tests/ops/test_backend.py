@@ -78,6 +78,11 @@ def test_project(dtype: torch.dtype, letter: str, topology: str, gain: bool) -> 
     cases.check_project("cpu", dtype, letter, topology, gain=gain)
 
 
+def test_factors_where_the_kernels_take_none() -> None:
+    cases.check_gated("cpu", torch.float32, 24, "glu", factors=True)
+    cases.check_scan("cpu", torch.float32, (2, 9, 17), constant=False, state=True, starts=True, factors=True)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("letter", ["c", "G", "D"])
 def test_hadamard_of_one_run(dtype: torch.dtype, letter: str) -> None:

@@ -86,6 +86,19 @@ def test_a_lower_bound_of_one_and_a_gate_that_is_nan() -> None:
     cases.check_extreme_gates("triton")
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [131, 4100])
+@pytest.mark.parametrize("kind", ["glu", "readout"])
+def test_gated_with_factors(dtype: torch.dtype, width: int, kind: str) -> None:
+    cases.check_gated("triton", dtype, width, kind, factors=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("constant", [True, False])
+def test_scan_with_factors(dtype: torch.dtype, constant: bool) -> None:
+    cases.check_scan("triton", dtype, (2, 37, 40), constant=constant, state=True, starts=True, factors=True)
+
+
 @pytest.mark.parametrize(("letter", "topology"), [("G", "hadamard"), ("c", "dense")])
 def test_project_with_a_gain_of_zero(letter: str, topology: str) -> None:
     cases.check_project("triton", torch.float32, letter, topology, gain=True, zero_gain=True)
