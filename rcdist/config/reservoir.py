@@ -59,7 +59,7 @@ class ReservoirConfig(Section):
     """broadcast: workers get the packed bytes from the object store; regenerate: each makes them from the seed."""
 
     version: Annotated[int, Field(ge=1, le=2)] = 2
-    """Version of the generator: 1 permutes channels inside a hadamard matrix. A run keeps that of its checkpoint."""
+    """Version of block and hadamard matrices: 1 permutes single channels. A run keeps that of its checkpoint."""
 
     @model_validator(mode="after")
     def _normalise_plan(self) -> "ReservoirConfig":

@@ -76,7 +76,7 @@ def test_scan_with_factors(dtype: torch.dtype, shape: tuple[int, int, int], cons
     ("letter", "topology"),
     [
         *[(letter, topology) for letter in "cGD" for topology in ("dense", "hadamard")],
-        *[("G", "block"), ("G", "permuted")],
+        *[("G", "block"), ("G", "permuted block"), ("G", "permuted hadamard")],
     ],
 )
 @pytest.mark.parametrize(("width", "glu_width"), [(256, 1024), (512, 1408), (2048, 5632), (48, 96), (768, 1536)])
@@ -99,7 +99,7 @@ def test_weight_in_backward(dtype: torch.dtype) -> None:
     ("version", "digest"),
     [
         (1, "e063eaf92bb62eb6e7fd34acf4bf98e5ccb922be823838b25f96143137fee492"),
-        (2, "a7868242de695aef0b5a5fdbb1e99112a0ee5e3ac491b41d6ba238f91efb704b"),
+        (2, "1a8c24514dc09e65fe2cb619deb062604354f84706c49afc85c7e322efbb9800"),
     ],
 )
 def test_a_bank_has_the_same_bytes_on_every_platform(version: int, digest: str) -> None:

@@ -20,11 +20,12 @@ def spec(
     [
         (spec("dense", (5, 7)), "bab98699ef7b1b514d37fa86fb613d2bf95fc529003a380c3916fad5cf3f7012"),
         (spec("block", (10, 8), 4), "ee7a5cbfa64dc8f5fe3fc2f8448322aab92f97c7ee0ad9815d72b13fbe758825"),
+        (spec("block", (10, 8), 4, version=2), "95a76376a72187b82ebf0a610d934689998b9723154445226dd37081e646669f"),
         (spec("hadamard", (40, 24)), "b87cb0eebf148918736b5532be908b17697ecd0810984b5162a16e03962c2583"),
         (spec("hadamard", (40, 24), version=2), "cdd5caf97eced2c148bebc50ef51b76ae7e480f7ced500ec4c4fe584e0407469"),
         (spec("ring", (9, 9)), "ae49cc8b9d6e9627ac54f6e0332c87249496f3910b2e955ecb991037c54cbb90"),
     ],
-    ids=["dense", "block", "hadamard-1", "hadamard-2", "ring"],
+    ids=["dense", "block-1", "block-2", "hadamard-1", "hadamard-2", "ring"],
 )
 def test_golden_bytes(what: FrozenSpec, golden: str) -> None:
     made, parts = generate(what), what.parts()

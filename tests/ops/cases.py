@@ -152,9 +152,9 @@ def check_extreme_gates(backend: Choice) -> None:
 
 
 def make_bank(letter: str, topology: str, width: int, glu_width: int) -> ReservoirBank:
-    """Return a bank of one matrix; topology permuted: a hadamard matrix as generator version 1 made it."""
-    version = 1 if topology == "permuted" else 2
-    topology = "hadamard" if topology == "permuted" else topology
+    """Return a bank of one matrix; topology `permuted ...`: as generator version 1 made it."""
+    version = 1 if topology.startswith("permuted ") else 2
+    topology = topology.removeprefix("permuted ")
     config = ReservoirConfig(plan=letter + "@a", topology=topology, block_size=8, version=version)
     bank = build_bank(Architecture(ModelConfig(num_layers=1, width=width, glu_width=glu_width), config))
     return bank.to(torch.get_default_device())

@@ -7,6 +7,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from rcdist.ops import (
+    block_triton,
     cross_entropy_triton,
     gated_triton,
     hadamard_triton,
@@ -19,7 +20,7 @@ from rcdist.ops import (
 from rcdist.ops import triton_common as common
 
 _INTEGERS = {
-    "rows", "width", "half", "time", "chunk", "chunks", "M", "N", "K", "rows_class", "size", "inputs", "outputs", "num_rows",
+    "rows", "width", "half", "time", "chunk", "chunks", "M", "N", "K", "R", "C", "rows_class", "size", "inputs", "outputs", "num_rows",
     "columns_step", "rows_step", "num_sums",
 }  # fmt: skip
 _FLOATS = {"eps", "constant", "factor"}
@@ -79,6 +80,10 @@ def main() -> None:
         tiles = {"BM": 64, "BN": 64, "BK": 64}
         compile_kernel(product_triton.product_kernel, dtype, tiles, rows="*fp32")
         compile_kernel(product_triton._scale_rows_kernel, dtype, {"BLOCK": 4096}, rows="*fp32")
+        block = {"RUN": 16, "BM": 128, "BR": 64, "BC": 64}
+        compile_kernel(block_triton._forward_kernel, dtype, block, rows="*fp32", inverse="*i32")
+        full = {"ADD": True, "FULL": dtype == "fp32"}
+        compile_kernel(block_triton._backward_kernel, dtype, block | full, inverse="*i32")
         gains = {"TILE": 16, "BLOCK": 256}
         compile_kernel(product_triton._gain_gradient_kernel, dtype, gains, out="*fp32")
         kind = "*fp16" if dtype == "bf16" else "*fp32"

@@ -72,7 +72,7 @@ def test_scan(dtype: torch.dtype, shape: tuple[int, int, int], constant: bool, s
 @pytest.mark.parametrize("gain", [True, False])
 @pytest.mark.parametrize(
     ("letter", "topology"),
-    [*itertools.product("cGD", ["dense", "hadamard", "permuted", "block"]), ("c", "ring")],
+    [*itertools.product("cGD", ["dense", "hadamard", "block", "permuted hadamard", "permuted block"]), ("c", "ring")],
 )
 def test_project(dtype: torch.dtype, letter: str, topology: str, gain: bool) -> None:
     cases.check_project("cpu", dtype, letter, topology, gain=gain)

@@ -105,6 +105,13 @@ def test_project_with_a_gain_of_zero(letter: str, topology: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gain", [True, False])
+@pytest.mark.parametrize(("letter", "glu_width"), [("c", 48), ("G", 80), ("G", 48), ("D", 64), ("G", 272)])
+def test_block(dtype: torch.dtype, letter: str, glu_width: int, gain: bool) -> None:
+    cases.check_project("triton", dtype, letter, "block", gain=gain, width=16, glu_width=glu_width)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("letter", ["c", "G", "D"])
 def test_hadamard(dtype: torch.dtype, letter: str) -> None:
     cases.check_project("triton", dtype, letter, "hadamard", gain=True, width=256, glu_width=576)
@@ -131,4 +138,4 @@ def test_every_kernel_compiles_for_sm_90_without_a_gpu() -> None:
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     compiled = [line for line in done.stdout.splitlines() if line.startswith("sm_90")]
-    assert len(compiled) == 2 * 19, done.stdout
+    assert len(compiled) == 2 * 21, done.stdout

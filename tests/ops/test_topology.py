@@ -11,15 +11,15 @@ from rcdist.model.specs import frozen_specs
 from rcdist.ops.topology.hadamard import hadamard_transform, transform_size
 
 SHAPES = [("c", 24, 48), ("G", 24, 48), ("D", 24, 48), ("G", 32, 16)]
-CASES = [(topology, *shape) for topology in ("dense", "block", "hadamard", "permuted") for shape in SHAPES] + [
+CASES = [(topology, *shape) for topology in ("dense", "block", "hadamard", "permuted block", "permuted hadamard") for shape in SHAPES] + [
     ("ring", "c", 24, 48)
 ]
-"""A ring is square. permuted: a hadamard matrix as generator version 1 made it."""
+"""A ring is square. permuted: as generator version 1 made it."""
 
 
 def bank(topology: str, plan: str, width: int, glu_width: int = 48, **settings: object) -> ReservoirBank:
-    if topology == "permuted":
-        topology, settings = "hadamard", settings | {"version": 1}
+    if topology.startswith("permuted "):
+        topology, settings = topology.removeprefix("permuted "), settings | {"version": 1}
     config = ReservoirConfig(plan=plan, topology=topology, block_size=8, **settings)
     return build_bank(Architecture(ModelConfig(num_layers=1, width=width, glu_width=glu_width), config))
 
@@ -51,17 +51,22 @@ def test_transpose(topology: str, letter: str, width: int, glu_width: int, dtype
 
 
 def test_block_and_hadamard_by_their_definitions() -> None:
-    a_bank = bank("block", "G@a", 24, 48)
-    ternary, permutation = (a_bank.get_buffer(f"G@a-{name}") for name in ("ternary", "permutation"))
-    expected = torch.block_diag(*ternary.double())[permutation.long()]
-    torch.testing.assert_close(as_matrix(a_bank, "G@a"), expected * a_bank.scale("G@a"))
+    for topology in ("block", "permuted block"):
+        a_bank = bank(topology, "G@a", 24, 48)
+        ternary, permutation = (a_bank.get_buffer(f"G@a-{name}") for name in ("ternary", "permutation"))
+        assert sorted(permutation.tolist()) == list(range(48))
+        expected = torch.block_diag(*ternary.double())[permutation.long()]
+        torch.testing.assert_close(as_matrix(a_bank, "G@a"), expected * a_bank.scale("G@a"))
+        # Three blocks of 16 outputs are three runs.
+        kept_together = permutation.view(3, 16) % 16 == torch.arange(16)
+        assert bool(kept_together.all()) == (topology == "block")
     h2 = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64) / 2**0.5
     transform = torch.block_diag(*[torch.kron(torch.kron(h2, h2), h2)] * 3)
     # Channel k of a run moves on by k runs.
     moved = torch.tensor([(run - k) % 3 * 8 + k for run in range(3) for k in range(8)])
-    for topology in ("hadamard", "permuted"):
+    for topology in ("hadamard", "permuted hadamard"):
         a_bank = bank(topology, "G@a", 24, 48)
-        if topology == "permuted":
+        if topology == "permuted hadamard":
             signs, permutation = (a_bank.get_buffer(f"G@a-{name}") for name in ("signs", "permutation"))
             stack = [(*pair, order) for pair, order in zip(signs, permutation, strict=True)]
         else:
@@ -97,7 +102,7 @@ def test_unit_gain(topology: str, letter: str) -> None:
     assert abs(y.square().mean().sqrt() - 1) < 0.03
 
 
-@pytest.mark.parametrize("topology", ["hadamard", "permuted", "ring"])
+@pytest.mark.parametrize("topology", ["hadamard", "permuted hadamard", "ring"])
 @pytest.mark.parametrize("width", [24, 64])
 def test_spectral_radius_is_exact(topology: str, width: int) -> None:
     a = as_matrix(bank(topology, "T+r@a", width, spectral_radius=0.8), "r@a").numpy()

@@ -1,7 +1,7 @@
 """The structures of frozen matrices by name: TOPOLOGIES is all that the rest of the code looks at."""
 
 from rcdist.ops.topology.base import LinearMap, Part, Shape, Topology
-from rcdist.ops.topology.block_diagonal import BLOCK, BlockDiagonalMap
+from rcdist.ops.topology.block_diagonal import BLOCK, PERMUTED_BLOCK, BlockDiagonalMap
 from rcdist.ops.topology.dense import DENSE, DenseMap
 from rcdist.ops.topology.hadamard import HADAMARD, PERMUTED_HADAMARD, HadamardMap
 from rcdist.ops.topology.ring import RING, RingMap
@@ -22,7 +22,7 @@ __all__ = [
 TOPOLOGIES = {"dense": DENSE, "block": BLOCK, "hadamard": HADAMARD, "ring": RING}
 """By the name that `reservoir.topology` gives; config/reservoir.py lists the same names."""
 
-_OLDER = {("hadamard", 1): PERMUTED_HADAMARD}
+_OLDER = {("block", 1): PERMUTED_BLOCK, ("hadamard", 1): PERMUTED_HADAMARD}
 
 
 def topology_of(name: str, version: int) -> Topology:
