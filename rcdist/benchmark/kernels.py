@@ -8,11 +8,6 @@ import torch
 
 from rcdist.config import Architecture, ModelConfig, ReservoirConfig
 from rcdist.model.reservoir import build_bank
-from rcdist.ops.backend import forced
-from rcdist.ops.gated import glu_quantise
-from rcdist.ops.norm import add_norm_quantise
-from rcdist.ops.scan import gated_scan
-from rcdist.ops.topology import HadamardMap
 
 
 def seconds_of(run: Callable[[], Any], repeats: int = 20) -> float:
@@ -31,48 +26,75 @@ def seconds_of(run: Callable[[], Any], repeats: int = 20) -> float:
     return sorted(times)[repeats // 2]
 
 
-def measure_kernels(tokens: int = 32768, width: int = 2048) -> dict[str, Any]:
-    """Measure ceilings and kernels, each as a share of its ceiling."""
-    from rcdist.ops import product_triton
+def measure_kernels(tokens: int = 32768, width: int = 2048, inner: int = 5632) -> dict[str, Any]:
+    """Measure ceilings and kernels, each as a share of its ceiling: copying memory, or a dense bfloat16 product."""
+    device = torch.device("cuda")
+    copy_rate = _copy_rate(device)
+    return {
+        "copy_bytes_per_s": copy_rate,
+        **_measure_moving(tokens, width, copy_rate, device),
+        **_measure_products(tokens, (width, width), "c", device),
+        **_measure_products(tokens, (inner, width), "G", device),
+    }
 
-    bf16, device = torch.bfloat16, torch.device("cuda")
+
+def _copy_rate(device: torch.device) -> float:
     source, target = torch.empty(2, 2**30, dtype=torch.uint8, device=device)
-    copy_rate = 2 * source.numel() / seconds_of(lambda: target.copy_(source))
-    found: dict[str, Any] = {"copy_bytes_per_s": copy_rate}
+    return 2 * source.numel() / seconds_of(lambda: target.copy_(source))
 
-    def bandwidth(name: str, run: Callable[[], Any], moved: int) -> None:
+
+def _measure_moving(tokens: int, width: int, copy_rate: float, device: torch.device) -> dict[str, Any]:
+    """Time what does little but read and write, forward and with its backward pass."""
+    from rcdist.ops import gated_triton, norm_triton, scan_triton
+
+    found: dict[str, Any] = {}
+
+    def add(name: str, run: Callable[[], Any], moved: int) -> None:
         seconds = seconds_of(run)
         found[name] = {"s": seconds, "bytes": moved, "share_of_copy": moved / seconds / copy_rate}
 
-    size = tokens * width
-    x, delta = (torch.randn(tokens, width, device=device, dtype=bf16) for _ in range(2))
-    gain = torch.ones(width, device=device, dtype=bf16)
-    with torch.no_grad(), forced("triton"):
-        bandwidth("add norm quantise", lambda: add_norm_quantise(x, delta, gain, 1e-6), size * 7)
-        bandwidth("norm quantise", lambda: add_norm_quantise(x, None, gain, 1e-6), size * 3)
-        bandwidth("glu", lambda: glu_quantise(x, delta, gain, 1e-6), size * 5)
-        gamma = torch.rand(width, device=device)
-        for batch in (64, 16, 4, 1):
-            shape = (batch, tokens // batch, width)
-            pf, pc = x.view(shape), delta.view(shape)
-            bandwidth(f"scan B {batch}", partial(gated_scan, pf, pc, gamma), size * 6)
-    codes = torch.randint(-127, 128, (tokens, width), device=device, dtype=torch.int8)
-    ternary = torch.randint(-1, 2, (width, width), device=device, dtype=torch.int8)
-    rows, columns = torch.rand(tokens, device=device), torch.rand(width, device=device)
-    weight, flops = torch.randn(width, width, device=device, dtype=bf16), 2 * tokens * width * width
-    for name, run in (
-        ("bf16 product", lambda: x @ weight.t()),
-        ("int8 product, library", lambda: torch._int_mm(codes, ternary.t())),
-        ("int8 product with scales", lambda: product_triton.dense_product(x, codes, rows, ternary, columns)),
-        ("scale rows", lambda: product_triton.scale_rows(codes, rows, bf16)),
-    ):
-        seconds = seconds_of(run)
-        found[name] = {"s": seconds, "flops_per_s": flops / seconds}
-    bank = build_bank(
-        Architecture(ModelConfig(num_layers=1, width=width), ReservoirConfig(plan="c@a", topology="hadamard"))
-    )
-    matrix = bank.to(device).linear_map("c@a")
-    assert isinstance(matrix, HadamardMap)
-    seconds = seconds_of(lambda: product_triton.hadamard_expand(codes, rows, columns, matrix, bf16))
-    found["hadamard"] = {"s": seconds, "over bf16 product": seconds / found["bf16 product"]["s"]}
+    size, bf16 = tokens * width, torch.bfloat16
+    x, delta, dz = (torch.randn(tokens, width, device=device, dtype=bf16) for _ in range(3))
+    gain, inverses = torch.ones(width, device=device, dtype=bf16), torch.ones(2, tokens, device=device)
+    add("add norm quantise", lambda: norm_triton.forward(x, delta, gain, 1e-6), size * 7)
+    add("norm quantise", lambda: norm_triton.forward(x, None, gain, 1e-6), size * 3)
+    add("norm backward", lambda: norm_triton.backward(x, gain, inverses[0], dz, delta), size * 8)
+    add("glu", lambda: gated_triton.forward(x, delta, None, gain, 1e-6), size * 5)
+    add("glu backward", lambda: gated_triton.backward(x, delta, None, gain, inverses, dz), size * 10)
+    gamma = torch.rand(width, device=device)
+    for batch in (64, 16, 4, 1):
+        pf, pc, dh = (t.view(batch, tokens // batch, width) for t in (x, delta, dz))
+        inputs = (0.0, pf, pc, gamma, None, None, None, None)
+        add(f"scan B {batch}", partial(scan_triton.forward, *inputs), size * 6)
+        add(f"scan backward B {batch}", partial(scan_triton.backward, *inputs, pc, dh, None), size * 12)
+    return found
+
+
+def _measure_products(tokens: int, shape: tuple[int, int], letter: str, device: torch.device) -> dict[str, Any]:
+    """Time products of one shape (N, K), structured ones over a dense one of bfloat16."""
+    from rcdist.ops import product_triton, project_triton
+
+    (outputs, inputs), bf16 = shape, torch.bfloat16
+    codes = torch.randint(-127, 128, (tokens, inputs), device=device, dtype=torch.int8)
+    ternary = torch.randint(-1, 2, shape, device=device, dtype=torch.int8)
+    x, dy = (torch.randn(tokens, n, device=device, dtype=bf16) for n in (inputs, outputs))
+    weight, rows = torch.randn(shape, device=device, dtype=bf16), torch.rand(tokens, device=device)
+    columns = torch.ones(1, device=device).expand(outputs)
+    seconds = {
+        "bf16 product": seconds_of(lambda: x @ weight.t()),
+        "bf16 product backward": seconds_of(lambda: dy @ weight),
+        "int8 product with scales": seconds_of(lambda: product_triton.dense_product(x, codes, rows, ternary, columns)),
+        "scale rows": seconds_of(lambda: product_triton.scale_rows(codes, rows, bf16)),
+    }
+    for topology in ("hadamard", "block"):
+        config = ReservoirConfig(plan=f"{letter}@a", topology=topology)
+        model = ModelConfig(num_layers=1, width=inputs, glu_width=outputs)
+        matrix = build_bank(Architecture(model, config)).to(device).linear_map(f"{letter}@a")
+        seconds[topology] = seconds_of(partial(project_triton.forward, x, codes, rows, matrix, columns))
+        seconds[f"{topology} backward"] = seconds_of(partial(project_triton.backward, dy, matrix, columns, None))
+    found = {}
+    for name, taken in seconds.items():
+        dense = seconds["bf16 product backward" if name.endswith("backward") else "bf16 product"]
+        rate = 2 * tokens * outputs * inputs / taken
+        found[f"{name} {outputs} x {inputs}"] = {"s": taken, "flops_per_s": rate, "over bf16 product": taken / dense}
     return found

@@ -171,9 +171,7 @@ class MLGRU(nn.Module):
         by = (factors.get("f"), factors["c"])
         return gated_scan(self._forget(pre), pre["c"], gamma_D, h0_BD, starts_BT, *by)
 
-    def _read_out(
-        self, h_BTD: Tensor, pre: dict[str, Tensor], factors: dict[str, Tensor | None]
-    ) -> tuple[Tensor, ...]:
+    def _read_out(self, h_BTD: Tensor, pre: dict[str, Tensor], factors: dict[str, Tensor | None]) -> tuple[Tensor, ...]:
         if self.output_gate == "none":
             parts: tuple[Tensor, ...] = self.o_norm(F.silu(h_BTD) if self.readout_norm == "gate" else h_BTD)
             return parts[1:]

@@ -10,6 +10,7 @@ from rcdist.config import Architecture, per_letter
 from rcdist.config.plan import RESERVOIR_LETTER
 from rcdist.ops.topology import LinearMap, Part, Topology, topology_of
 
+
 @dataclass(frozen=True)
 class FrozenSpec:
     """Say everything that one frozen matrix is made from; JSON-able with `to_dict`.

@@ -79,7 +79,9 @@ def is_fused(matrix: BlockDiagonalMap) -> bool:
     return matrix.ternary_BRC.shape[2] <= _MOST_INPUTS
 
 
-def forward(codes_MK: Tensor, rows_M: Tensor, columns_N: Tensor, matrix: BlockDiagonalMap, dtype: torch.dtype) -> Tensor:
+def forward(
+    codes_MK: Tensor, rows_M: Tensor, columns_N: Tensor, matrix: BlockDiagonalMap, dtype: torch.dtype
+) -> Tensor:
     """Return (codes A^T) * rows * columns, (M, N)."""
     blocks, rows, inputs = matrix.ternary_BRC.shape
     out = torch.empty(len(codes_MK), matrix.shape[0], dtype=dtype, device=codes_MK.device)

@@ -4,6 +4,7 @@
 # program: R tokens. A transform over P x Q channels is one over Q and one over P, each a product with a small matrix
 # on the tensor cores; between them the tile is transposed.
 
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -179,8 +180,8 @@ def _contract_kernel(
 
 
 def is_fused(matrix: HadamardMap) -> bool:
-    """Say whether the kernels take this matrix: not of generator version 1, a power of two channels, 256 to 4096."""
-    return matrix.bits_SW is not None and matrix.size == matrix.width and 256 <= matrix.width <= _TILE
+    """Say whether the kernels take this matrix: not of generator version 1, with runs of 256 to 4096 channels."""
+    return matrix.bits_SW is not None and 256 <= matrix.size <= _TILE
 
 
 def expand(
@@ -192,19 +193,23 @@ def expand(
         x_MW: int8 codes, or of `dtype`.
     """
     out = torch.empty(len(x_MW), max(matrix.shape), dtype=dtype, device=x_MW.device)
-    kind = kind_of(x_MW, dtype)
     columns_N, scale = _vector_or_scale(columns_N)
-    stages = 2 if matrix.width <= 1024 and matrix.num_stacked > 1 else 1
-    grid, h_p, h_q, sizes = launch(out, matrix, kind, 6 if matrix.width <= 1024 and matrix.num_stacked == 1 else 4)
-    _expand_kernel[grid](
-        *(x_MW, rows_M, columns_N, scale, matrix.bits_SW, h_p, h_q, out, len(x_MW), out.shape[1]),
-        SCALE / matrix.width,
+    is_small = matrix.width <= 1024
+    launch = _launch(out, matrix, _kind(x_MW, dtype), 6 if is_small and matrix.num_stacked == 1 else 4)
+    if launch.runs > 1:
+        from rcdist.ops import hadamard_runs_triton
+
+        hadamard_runs_triton.expand(x_MW, rows_M, columns_N, scale, out, launch)
+        return out
+    _expand_kernel[(launch.programs,)](
+        *(x_MW, rows_M, columns_N, scale, launch.bits_SW, launch.h_p, launch.h_q, out),
+        *(len(x_MW), out.shape[1], launch.factor),
         IS_CODES=x_MW.dtype == torch.int8,
         HAS_ROWS=rows_M is not None,
         HAS_COLUMNS=columns_N is not None,
         HAS_SCALE=scale is not None,
-        STAGES=stages,
-        **sizes,
+        STAGES=2 if is_small and matrix.num_stacked > 1 else 1,
+        **launch.sizes,
     )
     return out
 
@@ -219,40 +224,69 @@ def contract(
     total_MW: Tensor | None = None,
 ) -> Tensor:
     """Return the transpose of `expand` of y * columns_N, scaled by its row and columns_W, (M, W); added to total."""
-    width = matrix.width
     columns_N, scale_in = _vector_or_scale(columns_N)
     columns_W, scale_out = _vector_or_scale(columns_W)
     scale = scale_out if scale_in is None else scale_in  # one of the two has columns: a forward or a backward pass
-    out = torch.empty(len(y_MN), width, dtype=dtype, device=y_MN.device) if total_MW is None else total_MW
-    grid, h_p, h_q, sizes = launch(out, matrix, kind_of(y_MN, dtype), 4 if width <= 1024 else 6)
-    _contract_kernel[grid](
-        *(y_MN, rows_M, columns_N, columns_W, scale, matrix.bits_SW, h_p, h_q, out, len(y_MN), y_MN.shape[1]),
-        SCALE / width,
+    is_small, add = matrix.width <= 1024, total_MW is not None
+    out = torch.empty(len(y_MN), matrix.width, dtype=dtype, device=y_MN.device) if total_MW is None else total_MW
+    launch = _launch(out, matrix, _kind(y_MN, dtype), 4 if is_small else 6)
+    if launch.runs > 1:
+        from rcdist.ops import hadamard_runs_triton
+
+        hadamard_runs_triton.contract(y_MN, rows_M, columns_N, columns_W, scale, out, launch, add=add)
+        return out
+    _contract_kernel[(launch.programs,)](
+        *(y_MN, rows_M, columns_N, columns_W, scale, launch.bits_SW, launch.h_p, launch.h_q, out),
+        *(len(y_MN), y_MN.shape[1], launch.factor),
         IS_CODES=y_MN.dtype == torch.int8,
         HAS_ROWS=rows_M is not None,
         HAS_IN=columns_N is not None,
         HAS_OUT=columns_W is not None,
         HAS_SCALE=scale is not None,
-        ADD=total_MW is not None,
-        STAGES=2 if width <= 1024 and matrix.num_stacked > 1 else 1,
-        **sizes,
+        ADD=add,
+        STAGES=2 if is_small and matrix.num_stacked > 1 else 1,
+        **launch.sizes,
     )
     return out
 
 
-SCALE = 64.0
-"""What the two products with matrices of 1/8 take away; they keep float16 below its largest, 65504."""
+@dataclass(frozen=True)
+class Launch:
+    """Say how the kernels are launched for a matrix.
+
+    Attributes:
+        programs: as many as are at work at once, each with many tiles.
+        runs: of the width.
+        bits_SW: D1 and every D2 as the bits of float16.
+        h_p: the Walsh-Hadamard matrix of size P, of 1/8 and -1/8, which keeps float16 below its largest, 65504.
+        h_q: of size Q, of 1 and -1.
+        factor: what makes the two transforms orthonormal.
+        sizes: stacked transforms S, tokens R of a tile, P, Q and warps.
+    """
+
+    programs: int
+    runs: int
+    bits_SW: Tensor
+    h_p: Tensor
+    h_q: Tensor
+    factor: float
+    sizes: dict[str, int]
 
 
-def launch(
-    out: Tensor, matrix: HadamardMap, kind: torch.dtype, per_multiprocessor: int
-) -> tuple[tuple[int], Tensor, Tensor, dict[str, int]]:
-    """Return grid, both matrices and the sizes; as many programs as are at work at once, each with many tiles."""
-    log = matrix.width.bit_length() - 1
-    p, q, rows = 1 << (log - log // 2), 1 << log // 2, max(_TILE // matrix.width, 1)
+def _launch(out: Tensor, matrix: HadamardMap, kind: torch.dtype, per_multiprocessor: int) -> Launch:
+    log = matrix.size.bit_length() - 1
+    p, q, rows = 1 << (log - log // 2), 1 << log // 2, max(_TILE // matrix.size, 1)
     programs = min(triton.cdiv(len(out), rows), per_multiprocessor * multiprocessors(out.device))
-    sizes = {"S": matrix.num_stacked, "R": rows, "P": p, "Q": q, "num_warps": _WARPS}
-    return (programs,), _signs_matrix(p, 0.125, kind, out.device), _signs_matrix(q, 1.0, kind, out.device), sizes
+    assert matrix.bits_SW is not None
+    return Launch(
+        programs=programs,
+        runs=matrix.width // matrix.size,
+        bits_SW=matrix.bits_SW,
+        h_p=_signs_matrix(p, 0.125, kind, out.device),
+        h_q=_signs_matrix(q, 1.0, kind, out.device),
+        factor=64 / matrix.size,
+        sizes={"S": matrix.num_stacked, "R": rows, "P": p, "Q": q, "num_warps": _WARPS},
+    )
 
 
 def _vector_or_scale(columns: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
@@ -260,7 +294,7 @@ def _vector_or_scale(columns: Tensor | None) -> tuple[Tensor | None, Tensor | No
     return (None, columns) if columns is not None and columns.stride(0) == 0 else (columns, None)
 
 
-def kind_of(x: Tensor, dtype: torch.dtype) -> torch.dtype:
+def _kind(x: Tensor, dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of the products: codes are exact in float16, which has more digits than bfloat16."""
     if dtype == torch.float32 or x.device.type == "cpu":  # interpreted: there are no products of bfloat16
         return torch.float32

@@ -10,6 +10,7 @@ from rcdist.ops import (
     block_triton,
     cross_entropy_triton,
     gated_triton,
+    hadamard_runs_triton,
     hadamard_triton,
     norm_triton,
     norms_triton,
@@ -20,8 +21,8 @@ from rcdist.ops import (
 from rcdist.ops import triton_common as common
 
 _INTEGERS = {
-    "rows", "width", "half", "time", "chunk", "chunks", "M", "N", "K", "R", "C", "rows_class", "size", "inputs", "outputs", "num_rows",
-    "columns_step", "rows_step", "num_sums",
+    "rows", "width", "half", "time", "chunk", "chunks", "M", "N", "K", "R", "C", "rows_class", "size", "inputs",
+    "outputs", "num_rows", "columns_step", "rows_step", "num_sums",
 }  # fmt: skip
 _FLOATS = {"eps", "constant", "factor"}
 _FLOAT32 = {
@@ -74,8 +75,12 @@ def main() -> None:
             compile_kernel(gated_triton._forward_kernel, dtype, constants)
             if is_glu:
                 compile_kernel(gated_triton._backward_kernel, dtype, constants | {"SUMS": True})
-        compile_kernel(scan_triton._forward_kernel, dtype, scan | {"CHANNELS": 64, "TILE": 8, "STAGES": 3, "EVEN": True})
-        compile_kernel(scan_triton._backward_kernel, dtype, scan | {"HAS_H0": True, "CHANNELS": 64, "TILE": 8, "STAGES": 2})
+        compile_kernel(
+            scan_triton._forward_kernel, dtype, scan | {"CHANNELS": 64, "TILE": 8, "STAGES": 3, "EVEN": True}
+        )
+        compile_kernel(
+            scan_triton._backward_kernel, dtype, scan | {"HAS_H0": True, "CHANNELS": 64, "TILE": 8, "STAGES": 2}
+        )
         compile_kernel(scan_triton._chunks_kernel, dtype, chunks, state="*fp32")
         tiles = {"BM": 64, "BN": 64, "BK": 64}
         compile_kernel(product_triton.product_kernel, dtype, tiles, rows="*fp32")
@@ -88,11 +93,13 @@ def main() -> None:
         compile_kernel(product_triton._gain_gradient_kernel, dtype, gains, out="*fp32")
         kind = "*fp16" if dtype == "bf16" else "*fp32"
         types = {"signs": "*i16", "rows": "*fp32", "columns_in": "*fp32", "columns_out": "*fp32"}
-        compile_kernel(
-            hadamard_triton._expand_kernel, dtype, hadamard | expand, x="*i8", h_p=kind, h_q=kind, **types
-        )
+        compile_kernel(hadamard_triton._expand_kernel, dtype, hadamard | expand, x="*i8", h_p=kind, h_q=kind, **types)
         matrices = {"h_p": f"*{dtype}", "h_q": f"*{dtype}"}
         compile_kernel(hadamard_triton._contract_kernel, dtype, hadamard | contract, **matrices, **types)
+        runs = {"RUNS": 3, "S": 2, "R": 4, "P": 32, "Q": 32}
+        kinds = {"x": "*i8", "h_p": kind, "h_q": kind, "scratch": kind}
+        compile_kernel(hadamard_runs_triton._expand_kernel, dtype, runs | expand, **kinds, **types)
+        compile_kernel(hadamard_runs_triton._contract_kernel, dtype, runs | contract, **matrices, **types)
         loss = {"IS_TRAINED": True, "BLOCK": 4096}
         compile_kernel(cross_entropy_triton._cross_entropy_kernel, dtype, loss, targets="*i64")
 

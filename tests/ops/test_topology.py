@@ -11,9 +11,11 @@ from rcdist.model.specs import frozen_specs
 from rcdist.ops.topology.hadamard import hadamard_transform, transform_size
 
 SHAPES = [("c", 24, 48), ("G", 24, 48), ("D", 24, 48), ("G", 32, 16)]
-CASES = [(topology, *shape) for topology in ("dense", "block", "hadamard", "permuted block", "permuted hadamard") for shape in SHAPES] + [
-    ("ring", "c", 24, 48)
-]
+CASES = [
+    (topology, *shape)
+    for topology in ("dense", "block", "hadamard", "permuted block", "permuted hadamard")
+    for shape in SHAPES
+] + [("ring", "c", 24, 48)]
 """A ring is square. permuted: as generator version 1 made it."""
 
 

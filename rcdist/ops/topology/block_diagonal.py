@@ -12,7 +12,6 @@ from torch import Tensor
 from rcdist.errors import ConfigError
 from rcdist.ops.topology.base import LinearMap, Part, Shape, Topology, inverse_permutation
 
-
 _LONGEST_RUN = 16
 
 
