@@ -98,6 +98,7 @@ TESTED_ELSEWHERE = {
     "rcdist/inference/score": "jobs/test_pretrain",
     "rcdist/printing": "test_exits",
     "rcdist/ops/autograd": "ops/test_backend",
+    "rcdist/ops/factors": "ops/test_backend",
     "rcdist/ops/gated": "ops/test_backend",
     "rcdist/ops/weights": "ops/test_project",
     "rcdist/report/figures": "report/test_page",

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcdist.ops.hadamard_triton import Launch, float_of, product, signs_of, spread, turned
+from rcdist.ops.hadamard_tile_triton import Launch, float_of, product, signs_of, spread, turned
 
 
 @triton.jit

@@ -4,67 +4,14 @@
 # program: R tokens. A transform over P x Q channels is one over Q and one over P, each a product with a small matrix
 # on the tensor cores; between them the tile is transposed.
 
-from dataclasses import dataclass
-from functools import cache
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from rcdist.ops import hadamard_runs_triton
+from rcdist.ops.hadamard_tile_triton import TILE, float_of, kind_of, launch_of, product, signs_of, spread, turned
 from rcdist.ops.topology import HadamardMap
-from rcdist.ops.topology.hadamard import hadamard_matrix
-from rcdist.ops.triton_common import multiprocessors
-
-_TILE, _WARPS = 4096, 4
-"""Channels, all its tokens together, and warps of a program: the fastest of 8192 to 32768 and 2 to 8 on an H100."""
-
-
-@triton.jit
-def product(x, h):
-    """Return x h, in float16 where both are, else in float32."""
-    if x.dtype == tl.float16:
-        y = tl.dot(x, h, out_dtype=tl.float16)
-    elif x.dtype == tl.float32:
-        y = tl.dot(x, h, input_precision="ieee")
-    else:
-        y = tl.dot(x, h)
-    return y
-
-
-@triton.jit
-def signs_of(at, kind: tl.constexpr):
-    """Load signs, which are kept as the bits of 1 and -1 in float16."""
-    bits = tl.load(at)
-    if kind == tl.float16:
-        sign = bits.to(kind, bitcast=True)
-    elif kind == tl.bfloat16:
-        sign = ((bits & -32768) | 0x3F80).to(kind, bitcast=True)
-    else:
-        sign = (((bits.to(tl.int32) & 0x8000) << 16) | 0x3F800000).to(kind, bitcast=True)
-    return sign
-
-
-@triton.jit
-def float_of(codes, kind: tl.constexpr):
-    """Return int8 codes as float16 by way of the bits of 1024 + 128 + code, which is faster than a conversion."""
-    if kind == tl.float16:
-        value = (((codes.to(tl.int16) & 255) ^ 128) | 0x6400).to(tl.float16, bitcast=True) - 1152.0
-    else:
-        value = codes.to(kind)
-    return value
-
-
-@triton.jit
-def turned(x, R: tl.constexpr, A: tl.constexpr, B: tl.constexpr):
-    """Transpose each of R tiles A x B that lie under one another."""
-    return tl.reshape(tl.permute(tl.reshape(x, [R, A, B]), 0, 2, 1), [R * B, A])
-
-
-@triton.jit
-def spread(x, R: tl.constexpr):
-    """Repeat a tile (A, B) under itself, R times."""
-    return tl.reshape(tl.broadcast_to(x[None, :, :], [R, x.shape[0], x.shape[1]]), [R * x.shape[0], x.shape[1]])
 
 
 @triton.jit
@@ -181,7 +128,7 @@ def _contract_kernel(
 
 def is_fused(matrix: HadamardMap) -> bool:
     """Say whether the kernels take this matrix: not of generator version 1, with runs of 256 to 4096 channels."""
-    return matrix.bits_SW is not None and 256 <= matrix.size <= _TILE
+    return matrix.bits_SW is not None and 256 <= matrix.size <= TILE
 
 
 def expand(
@@ -195,10 +142,8 @@ def expand(
     out = torch.empty(len(x_MW), max(matrix.shape), dtype=dtype, device=x_MW.device)
     columns_N, scale = _vector_or_scale(columns_N)
     is_small = matrix.width <= 1024
-    launch = _launch(out, matrix, _kind(x_MW, dtype), 6 if is_small and matrix.num_stacked == 1 else 4)
+    launch = launch_of(out, matrix, kind_of(x_MW, dtype), 6 if is_small and matrix.num_stacked == 1 else 4)
     if launch.runs > 1:
-        from rcdist.ops import hadamard_runs_triton
-
         hadamard_runs_triton.expand(x_MW, rows_M, columns_N, scale, out, launch)
         return out
     _expand_kernel[(launch.programs,)](
@@ -229,10 +174,8 @@ def contract(
     scale = scale_out if scale_in is None else scale_in  # one of the two has columns: a forward or a backward pass
     is_small, add = matrix.width <= 1024, total_MW is not None
     out = torch.empty(len(y_MN), matrix.width, dtype=dtype, device=y_MN.device) if total_MW is None else total_MW
-    launch = _launch(out, matrix, _kind(y_MN, dtype), 4 if is_small else 6)
+    launch = launch_of(out, matrix, kind_of(y_MN, dtype), 4 if is_small else 6)
     if launch.runs > 1:
-        from rcdist.ops import hadamard_runs_triton
-
         hadamard_runs_triton.contract(y_MN, rows_M, columns_N, columns_W, scale, out, launch, add=add)
         return out
     _contract_kernel[(launch.programs,)](
@@ -250,58 +193,6 @@ def contract(
     return out
 
 
-@dataclass(frozen=True)
-class Launch:
-    """Say how the kernels are launched for a matrix.
-
-    Attributes:
-        programs: as many as are at work at once, each with many tiles.
-        runs: of the width.
-        bits_SW: D1 and every D2 as the bits of float16.
-        h_p: the Walsh-Hadamard matrix of size P, of 1/8 and -1/8, which keeps float16 below its largest, 65504.
-        h_q: of size Q, of 1 and -1.
-        factor: what makes the two transforms orthonormal.
-        sizes: stacked transforms S, tokens R of a tile, P, Q and warps.
-    """
-
-    programs: int
-    runs: int
-    bits_SW: Tensor
-    h_p: Tensor
-    h_q: Tensor
-    factor: float
-    sizes: dict[str, int]
-
-
-def _launch(out: Tensor, matrix: HadamardMap, kind: torch.dtype, per_multiprocessor: int) -> Launch:
-    log = matrix.size.bit_length() - 1
-    p, q, rows = 1 << (log - log // 2), 1 << log // 2, max(_TILE // matrix.size, 1)
-    programs = min(triton.cdiv(len(out), rows), per_multiprocessor * multiprocessors(out.device))
-    assert matrix.bits_SW is not None
-    return Launch(
-        programs=programs,
-        runs=matrix.width // matrix.size,
-        bits_SW=matrix.bits_SW,
-        h_p=_signs_matrix(p, 0.125, kind, out.device),
-        h_q=_signs_matrix(q, 1.0, kind, out.device),
-        factor=64 / matrix.size,
-        sizes={"S": matrix.num_stacked, "R": rows, "P": p, "Q": q, "num_warps": _WARPS},
-    )
-
-
 def _vector_or_scale(columns: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     """Return factors of columns as they are, or as the one that they all are."""
     return (None, columns) if columns is not None and columns.stride(0) == 0 else (columns, None)
-
-
-def _kind(x: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of the products: codes are exact in float16, which has more digits than bfloat16."""
-    if dtype == torch.float32 or x.device.type == "cpu":  # interpreted: there are no products of bfloat16
-        return torch.float32
-    return torch.float16 if x.dtype == torch.int8 else dtype
-
-
-@cache
-def _signs_matrix(size: int, value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the Walsh-Hadamard matrix of a power of two, of plus and minus `value`."""
-    return (hadamard_matrix(size, torch.float64, torch.device("cpu")).sign() * value).to(device, dtype)

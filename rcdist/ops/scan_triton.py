@@ -117,11 +117,8 @@ def _backward_kernel(
     if WRITE:
         carry = tl.load(after + place, mask=inside, other=0.0)
     total = tl.full([CHANNELS], 1.0, tl.float32)
-    bound, f_sums, c_sums = (
-        tl.zeros([TILE, CHANNELS], tl.float32),
-        tl.zeros([TILE, CHANNELS], tl.float32),
-        tl.zeros([TILE, CHANNELS], tl.float32),
-    )
+    bound = tl.zeros([TILE, CHANNELS], tl.float32)
+    f_sums, c_sums = bound, bound
     first = part * chunk
     stop = tl.minimum(first + chunk, time)
     for t0 in tl.range(0, stop - first, TILE, num_stages=STAGES):
