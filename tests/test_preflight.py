@@ -1,6 +1,7 @@
 """What is refused before anything starts, and from which checkpoint a run goes on."""
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from rcdist.config import JobConfig
 from rcdist.data.prepare import PreparedData
 from rcdist.data.shards import CorpusInfo
 from rcdist.errors import BudgetError, CheckpointError, ConfigError
-from rcdist.preflight import check_config, check_data, find_resume
+from rcdist.preflight import check_config, check_data, find_resume, keep_version
 from rcdist.tracking.ledger import Ledger
 
 
@@ -76,6 +77,18 @@ def test_another_model_or_order_of_data_does_not_go_on(tmp_path: Path, settings:
     with pytest.raises(CheckpointError) as caught:
         find_resume(job(tmp_path, **settings))
     assert expected in str(caught.value)
+
+
+def test_a_run_keeps_the_version_of_its_frozen_matrices(tmp_path: Path) -> None:
+    config = job(tmp_path)
+    folder = save(config, 10)
+    settings = json.loads((folder / CONFIG).read_text())
+    del settings["reservoir"]["version"]  # as it was saved when there was only one
+    write_rank(folder, 0, {CONFIG: json.dumps(settings).encode(), "zero/rank0.pt": b"?"})
+    found = find_resume(config)
+    assert (keep_version(config, found).reservoir.version, keep_version(config, None).reservoir.version) == (1, 2)
+    with pytest.raises(CheckpointError, match=r"reservoir\.version=2: the checkpoint of run 'run' at step 10 has 1"):
+        find_resume(job(tmp_path, reservoir={"version": 2}))
 
 
 def test_how_the_bank_arrives_may_change(tmp_path: Path) -> None:
