@@ -63,7 +63,7 @@ def _expand_kernel(
 
 @triton.jit
 def _contract_kernel(
-    y, rows, columns_in, columns_out, scale, signs, h_p, h_q, scratch, out, num_rows, inputs, factor,
+    y, rows, columns_in, columns_out, scale, signs, h_p, h_q, scratch, out, num_rows, inputs, factor, shrink,
     IS_CODES: tl.constexpr, HAS_ROWS: tl.constexpr, HAS_IN: tl.constexpr, HAS_OUT: tl.constexpr,
     HAS_SCALE: tl.constexpr, ADD: tl.constexpr,
     RUNS: tl.constexpr, S: tl.constexpr, R: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
@@ -98,7 +98,7 @@ def _contract_kernel(
                 value = turned(product(value.to(kind), hq).to(kind), R, P, Q)
                 second = signs_of(signs + (s + 1) * W + run * SIZE + across, tl.float32)
                 total += product(value, hp).to(tl.float32) * spread(second, R)
-            tl.store(own + run * SIZE + k, total.to(kind))
+            tl.store(own + run * SIZE + k, (total * shrink).to(kind))
         tl.debug_barrier()
         for run in tl.range(RUNS, num_stages=1):
             value = tl.load(own + (run + k) % RUNS * SIZE + k)
@@ -146,7 +146,7 @@ def contract(
     """Do as `hadamard_triton.contract`."""
     _contract_kernel[(launch.programs,)](
         *(y_MN, rows_M, columns_N, columns_W, scale, launch.bits_SW, launch.h_p, launch.h_q, _scratch(launch)),
-        *(out_MW, len(y_MN), y_MN.shape[1], launch.factor),
+        *(out_MW, len(y_MN), y_MN.shape[1], launch.factor / launch.shrink, launch.shrink),
         IS_CODES=y_MN.dtype == torch.int8,
         HAS_ROWS=rows_M is not None,
         HAS_IN=columns_N is not None,

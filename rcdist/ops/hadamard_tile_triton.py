@@ -76,6 +76,7 @@ class Launch:
         h_p: the Walsh-Hadamard matrix of size P, of 1/8 and -1/8, which keeps float16 below its largest, 65504.
         h_q: of size Q, of 1 and -1.
         factor: what makes the two transforms orthonormal.
+        shrink: power of two by which a sum over the stacked transforms is made no larger than one of them.
         sizes: stacked transforms S, tokens R of a tile, P, Q and warps.
     """
 
@@ -85,6 +86,7 @@ class Launch:
     h_p: Tensor
     h_q: Tensor
     factor: float
+    shrink: float
     sizes: dict[str, int]
 
 
@@ -101,6 +103,7 @@ def launch_of(out: Tensor, matrix: HadamardMap, kind: torch.dtype, per_multiproc
         h_p=_signs_matrix(p, 0.125, kind, out.device),
         h_q=_signs_matrix(q, 1.0, kind, out.device),
         factor=64 / matrix.size,
+        shrink=1 / triton.next_power_of_2(matrix.num_stacked),
         sizes={"S": matrix.num_stacked, "R": rows, "P": p, "Q": q, "num_warps": _WARPS},
     )
 

@@ -68,7 +68,7 @@ def _expand_kernel(
 
 @triton.jit
 def _contract_kernel(
-    y, rows, columns_in, columns_out, scale, signs, h_p, h_q, out, num_rows, inputs, factor,
+    y, rows, columns_in, columns_out, scale, signs, h_p, h_q, out, num_rows, inputs, factor, shrink,
     IS_CODES: tl.constexpr, HAS_ROWS: tl.constexpr, HAS_IN: tl.constexpr, HAS_OUT: tl.constexpr,
     HAS_SCALE: tl.constexpr, ADD: tl.constexpr,
     S: tl.constexpr, R: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, STAGES: tl.constexpr,
@@ -115,7 +115,7 @@ def _contract_kernel(
             else:
                 value = value.to(kind) * spread(second, R)
         if S > 1:
-            value = total.to(kind)
+            value = (total * shrink).to(kind)
         value = turned(product(value, hp).to(kind), R, Q, P)
         value = product(value, hq).to(tl.float32) * spread(last, R)
         if HAS_ROWS:
@@ -180,7 +180,7 @@ def contract(
         return out
     _contract_kernel[(launch.programs,)](
         *(y_MN, rows_M, columns_N, columns_W, scale, launch.bits_SW, launch.h_p, launch.h_q, out),
-        *(len(y_MN), y_MN.shape[1], launch.factor),
+        *(len(y_MN), y_MN.shape[1], launch.factor / launch.shrink, launch.shrink),
         IS_CODES=y_MN.dtype == torch.int8,
         HAS_ROWS=rows_M is not None,
         HAS_IN=columns_N is not None,

@@ -7,6 +7,7 @@ import torch
 
 from rcdist.config import Architecture, ModelConfig, ReservoirConfig
 from rcdist.model.reservoir import build_bank
+from rcdist.ops import project_triton
 from tests.ops import cases
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
@@ -93,6 +94,18 @@ def test_loss(dtype: torch.dtype, rows: int, vocabulary: int) -> None:
 @DTYPES
 def test_weight_in_backward(dtype: torch.dtype) -> None:
     cases.check_weight_in_backward("triton", dtype)
+
+
+@pytest.mark.parametrize("letter", ["G", "D"])
+def test_float16_holds_the_largest_sums_of_a_hadamard(letter: str) -> None:
+    bank = cases.make_bank(letter, "hadamard", 2048, 5632)
+    matrix = bank.linear_map(f"{letter}@a")
+    codes = torch.full((3, matrix.shape[1]), 127, dtype=torch.int8)  # all that there is goes into one channel
+    found = project_triton.forward(
+        codes.to(torch.bfloat16), codes, torch.ones(3), matrix, torch.ones(1).expand(matrix.shape[0])
+    )
+    expected = matrix.times(codes.double())
+    torch.testing.assert_close(found.double(), expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ _INTEGERS = {
     "rows", "width", "half", "time", "chunk", "chunks", "M", "N", "K", "R", "C", "rows_class", "size", "inputs",
     "outputs", "num_rows", "columns_step", "rows_step", "num_sums",
 }  # fmt: skip
-_FLOATS = {"eps", "constant", "factor"}
+_FLOATS = {"eps", "constant", "factor", "shrink"}
 _FLOAT32 = {
     "scale", "inverse", "inverses", "dgain", "dgains", "da_gain", "before", "end", "decay", "after", "dgamma", "begin",
     "sums", "h0", "gamma", "columns", "logits", "weights", "nats",

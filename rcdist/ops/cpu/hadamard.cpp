@@ -107,7 +107,6 @@ static void contract(
         for (i64 m = 0; m < shape.rows; m += LANES) {
             i64 tokens = shape.tokens(m);
             vector scales = row_scales(row ? row + m : nullptr, tokens, 1.0f / float(shape.size));
-            for (i64 i = 0; i < width; i++) sum[i] = zero;
             for (i64 s = 0; s < shape.stacked; s++) {
                 const float *first = flips.first_of(s), *second = flips.second_of(s);
                 i64 count = shape.count(s);
@@ -116,21 +115,27 @@ static void contract(
                     b);
                 for (i64 i = count; i < width; i++) b[i] = zero;
                 transform(a, width, shape.size, [=](i64 i) { return b[i]; });
-                if (flips.shared) {
-                    for (i64 i = 0; i < width; i++) sum[i] += a[i] * second[i];
-                } else {
+                if (!flips.shared) {
                     for (i64 i = 0; i < width; i++) a[i] *= second[i];
                     second_half(b, a, s);
-                    for (i64 i = 0; i < width; i++) sum[i] += b[i] * first[i];
                 }
+                const vector* from = flips.shared ? a : b;
+                const float* factor = flips.shared ? second : first;
+                if (s == 0)
+                    for (i64 i = 0; i < width; i++) sum[i] = from[i] * factor[i];
+                else
+                    for (i64 i = 0; i < width; i++) sum[i] += from[i] * factor[i];
             }
+            T* target = out + m * out_stride;
             if (flips.shared) {
                 const float* first = flips.first_of(0);
                 second_half(b, sum, 0);
-                for (i64 i = 0; i < width; i++) sum[i] = b[i] * first[i];
+                store_tile<T>(
+                    [=](i64 i) { return b[i] * first[i]; }, scales, column_out, target, out_stride, tokens, width, add);
+            } else {
+                store_tile<T>(
+                    [=](i64 i) { return sum[i]; }, scales, column_out, target, out_stride, tokens, width, add);
             }
-            store_tile<T>(
-                [=](i64 i) { return sum[i]; }, scales, column_out, out + m * out_stride, out_stride, tokens, width, add);
         }
     }
 }
