@@ -1,6 +1,8 @@
 """Let a checkpoint of unknown origin in: as a copy of our own that is proved to hold data only."""
 
 import contextlib
+import copyreg
+import enum
 import hashlib
 import importlib
 import os
@@ -32,6 +34,16 @@ def expected_classes() -> list[Any]:
     """Import the classes that DeepSpeed's files may hold instances of, for torch's restricted unpickler."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")  # or it looks, and says so
     return [getattr(importlib.import_module(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in _EXPECTED]
+
+
+def pickle_enums_by_value() -> None:
+    """Let this process pickle a member of DeepSpeed's Enum as its class and value, as most versions of Python do.
+
+    The first releases of Python 3.11, Debian 12's among them, pickle it as a call of getattr, which is refused.
+    """
+    for found in expected_classes():
+        if issubclass(found, enum.Enum):
+            copyreg.pickle(found, lambda member: (type(member), (member.value,)))
 
 
 def refuse_code(folder: Path) -> None:

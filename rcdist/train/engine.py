@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from rcdist.checkpoint.manifest import ZERO_FOLDER
 from rcdist.checkpoint.staging import Staging
-from rcdist.checkpoint.untrusted import expected_classes
+from rcdist.checkpoint.untrusted import expected_classes, pickle_enums_by_value
 from rcdist.config import JobConfig
 from rcdist.data.loader import MicroBatch
 from rcdist.train.deepspeed_config import build_deepspeed_config, has_flat_steps
@@ -50,6 +50,7 @@ class Engine:
         is_flat: bool | None = None,
     ) -> None:
         deepspeed = _import_deepspeed(device)
+        pickle_enums_by_value()
         settings = config.optimizer
         groups = build_parameter_groups(model, settings.weight_decay)
         num_trained = sum(p.numel() for group in groups for p in group["params"])

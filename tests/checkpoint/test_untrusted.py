@@ -1,5 +1,6 @@
 """A checkpoint from elsewhere is data, or is refused before anything in it runs."""
 
+import copyreg
 import dataclasses
 import io
 import os
@@ -13,7 +14,7 @@ import torch
 from rcdist.checkpoint.files import write_rank
 from rcdist.checkpoint.find import checkpoint_name, prove_checkpoint
 from rcdist.checkpoint.manifest import read_manifest, write_manifest
-from rcdist.checkpoint.untrusted import admit, admitted, expected_classes, refuse_code
+from rcdist.checkpoint.untrusted import admit, admitted, expected_classes, pickle_enums_by_value, refuse_code
 from rcdist.errors import CheckpointError
 from tests.checkpoint.test_manifest import make_checkpoint
 
@@ -90,6 +91,8 @@ def test_tensors_and_deepspeeds_own_classes_pass(tmp_path: Path) -> None:
         "stage": ZeroStageEnum.gradients,
         "where": fragment_address(numel=3, start=0),
     }
+    pickle_enums_by_value()
+    assert ZeroStageEnum in copyreg.dispatch_table
     (tmp_path / "zero").mkdir()
     torch.save(state, tmp_path / "zero" / "c.pt")
     refuse_code(tmp_path)
