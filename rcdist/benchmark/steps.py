@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -216,19 +216,7 @@ def measure_deltas(
         name: training_step("ours", made, tokens, replay) for name, made in built.items()
     }
     train = measure_pairs(steps, pairs)
-    with torch.no_grad():
-        scopes = {name: WeightsQuantisedOnce() for name in built}
-
-        def prefill(name: str) -> None:
-            with scopes[name]:
-                replay.run(("prefill", name), lambda: built[name].prefill(tokens[:, :-1], last_only=True))
-
-        def decode(name: str) -> None:
-            with scopes[name]:
-                replay.run(("decode", name), lambda: _decode(built[name], tokens))
-
-        filled = measure_pairs({name: partial(prefill, name) for name in built}, pairs)
-        decoded = measure_pairs({name: partial(decode, name) for name in built}, pairs)
+    filled, decoded = measure_inference(built, tokens, tokens, pairs, replay)
     counts = [count_parameters(Architecture(model, plan)).stored for plan in (reservoir, baseline)]
     found: dict[str, Any] = {"parameters": {"plan": counts[0], "T": counts[1], "ratio": counts[0] / counts[1]}}
     found["dtype"] = {name: str(dtype).removeprefix("torch.") for name, dtype in dtypes.items()}
@@ -237,6 +225,25 @@ def measure_deltas(
         medians = {arm: sorted(times)[len(times) // 2] for arm, times in seconds.items()}
         found[name] = {"ratio": ratio(seconds["plan"], seconds["T"]), "median_s": medians}
     return found
+
+
+def measure_inference(
+    built: Mapping[str, LanguageModel], tokens: Tensor, prompts: Tensor, pairs: int, replay: Replay
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Time each model's prefill of (B, T + 1) tokens, and some steps of decoding after (C, ...) prompts."""
+    scopes = {name: WeightsQuantisedOnce() for name in built}
+
+    def prefill(name: str) -> None:
+        with scopes[name]:
+            replay.run(("prefill", name), lambda: built[name].prefill(tokens[:, :-1], last_only=True))
+
+    def decode(name: str) -> None:
+        with scopes[name]:
+            replay.run(("decode", name), lambda: _decode(built[name], prompts))
+
+    with torch.no_grad():
+        filled = measure_pairs({name: partial(prefill, name) for name in built}, pairs)
+        return filled, measure_pairs({name: partial(decode, name) for name in built}, pairs)
 
 
 def _decode(model: LanguageModel, tokens: Tensor) -> None:

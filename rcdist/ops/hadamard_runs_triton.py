@@ -3,31 +3,26 @@
 # Shapes as in hadamard_triton; a run has P x Q channels, and width W = RUNS x P x Q. Between the two halves a tile lies
 # in scratch memory of its program, small enough to stay in the cache: there channels are found in their new runs.
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from rcdist.ops.hadamard_tile_triton import Launch, float_of, product, signs_of, spread, turned
+from rcdist.ops.hadamard_tile_triton import float_of, load_matrices, product, signs_of, spread, turned
 
 
 @triton.jit
-def _expand_kernel(
-    x, rows, columns, scale, signs, h_p, h_q, scratch, out, num_rows, outputs, factor,
+def expand_kernel(
+    x, rows, columns, scale, signs, h_p, h_q, out, num_rows, outputs, factor, scratch,
     IS_CODES: tl.constexpr, HAS_ROWS: tl.constexpr, HAS_COLUMNS: tl.constexpr, HAS_SCALE: tl.constexpr,
     RUNS: tl.constexpr, S: tl.constexpr, R: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
+    """Do as `hadamard_triton._expand_kernel`."""
     kind = h_p.dtype.element_ty
     SIZE: tl.constexpr = P * Q
     W: tl.constexpr = RUNS * SIZE
-    p, q = tl.arange(0, P), tl.arange(0, Q)
-    hp = tl.load(h_p + p[:, None] * P + p[None, :])
-    hq = tl.load(h_q + q[:, None] * Q + q[None, :])
+    hp, hq, channel, across = load_matrices(h_p, h_q, P, Q)
     line, line_q = tl.arange(0, R * P), tl.arange(0, R * Q)
-    i = (line % P * Q)[:, None] + q[None, :]
-    channel = p[:, None] * Q + q[None, :]
-    across = p[None, :] * Q + q[:, None]
-    k = (line_q % Q)[:, None] + p[None, :] * Q
+    i = (line % P * Q)[:, None] + tl.arange(0, Q)[None, :]
+    k = (line_q % Q)[:, None] + tl.arange(0, P)[None, :] * Q
     own = scratch + tl.program_id(0) * (R * W) + (line_q // Q * W)[:, None]
     if HAS_SCALE:
         factor *= tl.load(scale)
@@ -62,23 +57,20 @@ def _expand_kernel(
 
 
 @triton.jit
-def _contract_kernel(
-    y, rows, columns_in, columns_out, scale, signs, h_p, h_q, scratch, out, num_rows, inputs, factor, shrink,
+def contract_kernel(
+    y, rows, columns_in, columns_out, scale, signs, h_p, h_q, out, num_rows, inputs, factor, shrink, scratch,
     IS_CODES: tl.constexpr, HAS_ROWS: tl.constexpr, HAS_IN: tl.constexpr, HAS_OUT: tl.constexpr,
     HAS_SCALE: tl.constexpr, ADD: tl.constexpr,
     RUNS: tl.constexpr, S: tl.constexpr, R: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,
 ):  # fmt: skip
+    """Do as `hadamard_triton._contract_kernel`."""
     kind = h_p.dtype.element_ty
     SIZE: tl.constexpr = P * Q
     W: tl.constexpr = RUNS * SIZE
-    p, q = tl.arange(0, P), tl.arange(0, Q)
-    hp = tl.load(h_p + p[:, None] * P + p[None, :])
-    hq = tl.load(h_q + q[:, None] * Q + q[None, :])
+    hp, hq, channel, across = load_matrices(h_p, h_q, P, Q)
     line, line_q = tl.arange(0, R * P), tl.arange(0, R * Q)
-    i = (line % P * Q)[:, None] + q[None, :]
-    channel = p[:, None] * Q + q[None, :]
-    across = p[None, :] * Q + q[:, None]
-    k = (line_q % Q)[:, None] + p[None, :] * Q
+    i = (line % P * Q)[:, None] + tl.arange(0, Q)[None, :]
+    k = (line_q % Q)[:, None] + tl.arange(0, P)[None, :] * Q
     own = scratch + tl.program_id(0) * (R * W) + (line_q // Q * W)[:, None]
     if HAS_SCALE:
         factor *= tl.load(scale)
@@ -114,50 +106,3 @@ def _contract_kernel(
                 value += tl.load(place, mask=inside, other=0.0).to(tl.float32)
             tl.store(place, value.to(out.dtype.element_ty), mask=inside)
         tl.debug_barrier()
-
-
-def expand(
-    x_MW: Tensor, rows_M: Tensor | None, columns_N: Tensor | None, scale: Tensor | None, out_MN: Tensor, launch: Launch
-) -> None:
-    """Do as `hadamard_triton.expand`."""
-    _expand_kernel[(launch.programs,)](
-        *(x_MW, rows_M, columns_N, scale, launch.bits_SW, launch.h_p, launch.h_q, _scratch(launch), out_MN),
-        *(len(x_MW), out_MN.shape[1], launch.factor),
-        IS_CODES=x_MW.dtype == torch.int8,
-        HAS_ROWS=rows_M is not None,
-        HAS_COLUMNS=columns_N is not None,
-        HAS_SCALE=scale is not None,
-        RUNS=launch.runs,
-        **launch.sizes,
-    )
-
-
-def contract(
-    y_MN: Tensor,
-    rows_M: Tensor | None,
-    columns_N: Tensor | None,
-    columns_W: Tensor | None,
-    scale: Tensor | None,
-    out_MW: Tensor,
-    launch: Launch,
-    *,
-    add: bool,
-) -> None:
-    """Do as `hadamard_triton.contract`."""
-    _contract_kernel[(launch.programs,)](
-        *(y_MN, rows_M, columns_N, columns_W, scale, launch.bits_SW, launch.h_p, launch.h_q, _scratch(launch)),
-        *(out_MW, len(y_MN), y_MN.shape[1], launch.factor / launch.shrink, launch.shrink),
-        IS_CODES=y_MN.dtype == torch.int8,
-        HAS_ROWS=rows_M is not None,
-        HAS_IN=columns_N is not None,
-        HAS_OUT=columns_W is not None,
-        HAS_SCALE=scale is not None,
-        ADD=add,
-        RUNS=launch.runs,
-        **launch.sizes,
-    )
-
-
-def _scratch(launch: Launch) -> Tensor:
-    width = launch.bits_SW.shape[1]
-    return torch.empty(launch.programs, launch.sizes["R"], width, dtype=launch.h_p.dtype, device=launch.h_p.device)

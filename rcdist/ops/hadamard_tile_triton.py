@@ -31,6 +31,15 @@ def product(x, h):
 
 
 @triton.jit
+def load_matrices(h_p, h_q, P: tl.constexpr, Q: tl.constexpr):
+    """Load both matrices; with them return the channels of the grid P x Q, and of its transpose."""
+    p, q = tl.arange(0, P), tl.arange(0, Q)
+    hp = tl.load(h_p + p[:, None] * P + p[None, :])
+    hq = tl.load(h_q + q[:, None] * Q + q[None, :])
+    return hp, hq, p[:, None] * Q + q[None, :], p[None, :] * Q + q[:, None]
+
+
+@triton.jit
 def signs_of(at, kind: tl.constexpr):
     """Load signs, which are kept as the bits of 1 and -1 in float16."""
     bits = tl.load(at)
@@ -77,6 +86,7 @@ class Launch:
         h_q: of size Q, of 1 and -1.
         factor: what makes the two transforms orthonormal.
         shrink: power of two by which a sum over the stacked transforms is made no larger than one of them.
+        stages: tiles whose loads are under way.
         sizes: stacked transforms S, tokens R of a tile, P, Q and warps.
     """
 
@@ -87,7 +97,14 @@ class Launch:
     h_q: Tensor
     factor: float
     shrink: float
+    stages: int
     sizes: dict[str, int]
+
+    @property
+    def scratch(self) -> Tensor:
+        """Return memory for one tile of each program, where a width has several runs."""
+        shape = (self.programs, self.sizes["R"], self.bits_SW.shape[1])
+        return torch.empty(shape, dtype=self.h_p.dtype, device=self.h_p.device)
 
 
 def launch_of(out: Tensor, matrix: HadamardMap, kind: torch.dtype, per_multiprocessor: int) -> Launch:
@@ -104,6 +121,7 @@ def launch_of(out: Tensor, matrix: HadamardMap, kind: torch.dtype, per_multiproc
         h_q=_signs_matrix(q, 1.0, kind, out.device),
         factor=64 / matrix.size,
         shrink=1 / triton.next_power_of_2(matrix.num_stacked),
+        stages=2 if matrix.width <= 1024 and matrix.num_stacked > 1 else 1,
         sizes={"S": matrix.num_stacked, "R": rows, "P": p, "Q": q, "num_warps": _WARPS},
     )
 

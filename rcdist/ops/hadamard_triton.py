@@ -9,8 +9,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcdist.ops import hadamard_runs_triton
-from rcdist.ops.hadamard_tile_triton import TILE, float_of, kind_of, launch_of, product, signs_of, spread, turned
+from rcdist.ops import hadamard_runs_triton as runs_kernels
+from rcdist.ops.hadamard_tile_triton import (
+    TILE,
+    float_of,
+    kind_of,
+    launch_of,
+    load_matrices,
+    product,
+    signs_of,
+    spread,
+    turned,
+)
 from rcdist.ops.topology import HadamardMap
 
 
@@ -23,13 +33,9 @@ def _expand_kernel(
     """Store H D2 H D1 x for each of S stacked D2, scaled by row and column."""
     kind = h_p.dtype.element_ty
     W: tl.constexpr = P * Q
-    p, q = tl.arange(0, P), tl.arange(0, Q)
-    hp = tl.load(h_p + p[:, None] * P + p[None, :])
-    hq = tl.load(h_q + q[:, None] * Q + q[None, :])
+    hp, hq, channel, across = load_matrices(h_p, h_q, P, Q)
     line = tl.arange(0, R * P)
-    i = (line % P * Q)[:, None] + q[None, :]
-    channel = p[:, None] * Q + q[None, :]
-    across = p[None, :] * Q + q[:, None]
+    i = (line % P * Q)[:, None] + tl.arange(0, Q)[None, :]
     if HAS_SCALE:
         factor *= tl.load(scale)
     first = signs_of(signs + channel, kind)
@@ -76,13 +82,9 @@ def _contract_kernel(
     """Store, or add, the transpose of `_expand_kernel` of y * columns_in."""
     kind = h_p.dtype.element_ty
     W: tl.constexpr = P * Q
-    p, q = tl.arange(0, P), tl.arange(0, Q)
-    hp = tl.load(h_p + p[:, None] * P + p[None, :])
-    hq = tl.load(h_q + q[:, None] * Q + q[None, :])
+    hp, hq, channel, across = load_matrices(h_p, h_q, P, Q)
     line = tl.arange(0, R * P)
-    i = (line % P * Q)[:, None] + q[None, :]
-    channel = p[:, None] * Q + q[None, :]
-    across = p[None, :] * Q + q[:, None]
+    i = (line % P * Q)[:, None] + tl.arange(0, Q)[None, :]
     if S == 1:  # the tables stay in registers
         second = signs_of(signs + W + across, kind)
         if HAS_IN:
@@ -143,19 +145,19 @@ def expand(
     columns_N, scale = _vector_or_scale(columns_N)
     is_small = matrix.width <= 1024
     launch = launch_of(out, matrix, kind_of(x_MW, dtype), 6 if is_small and matrix.num_stacked == 1 else 4)
-    if launch.runs > 1:
-        hadamard_runs_triton.expand(x_MW, rows_M, columns_N, scale, out, launch)
-        return out
-    _expand_kernel[(launch.programs,)](
-        *(x_MW, rows_M, columns_N, scale, launch.bits_SW, launch.h_p, launch.h_q, out),
-        *(len(x_MW), out.shape[1], launch.factor),
-        IS_CODES=x_MW.dtype == torch.int8,
-        HAS_ROWS=rows_M is not None,
-        HAS_COLUMNS=columns_N is not None,
-        HAS_SCALE=scale is not None,
-        STAGES=2 if is_small and matrix.num_stacked > 1 else 1,
+    arguments = (x_MW, rows_M, columns_N, scale, launch.bits_SW, launch.h_p, launch.h_q, out)
+    sizes = (len(x_MW), out.shape[1], launch.factor)
+    flags = {
+        "IS_CODES": x_MW.dtype == torch.int8,
+        "HAS_ROWS": rows_M is not None,
+        "HAS_COLUMNS": columns_N is not None,
+        "HAS_SCALE": scale is not None,
         **launch.sizes,
-    )
+    }
+    if launch.runs > 1:
+        runs_kernels.expand_kernel[(launch.programs,)](*arguments, *sizes, launch.scratch, RUNS=launch.runs, **flags)
+    else:
+        _expand_kernel[(launch.programs,)](*arguments, *sizes, STAGES=launch.stages, **flags)
     return out
 
 
@@ -172,24 +174,23 @@ def contract(
     columns_N, scale_in = _vector_or_scale(columns_N)
     columns_W, scale_out = _vector_or_scale(columns_W)
     scale = scale_out if scale_in is None else scale_in  # one of the two has columns: a forward or a backward pass
-    is_small, add = matrix.width <= 1024, total_MW is not None
     out = torch.empty(len(y_MN), matrix.width, dtype=dtype, device=y_MN.device) if total_MW is None else total_MW
-    launch = launch_of(out, matrix, kind_of(y_MN, dtype), 4 if is_small else 6)
-    if launch.runs > 1:
-        hadamard_runs_triton.contract(y_MN, rows_M, columns_N, columns_W, scale, out, launch, add=add)
-        return out
-    _contract_kernel[(launch.programs,)](
-        *(y_MN, rows_M, columns_N, columns_W, scale, launch.bits_SW, launch.h_p, launch.h_q, out),
-        *(len(y_MN), y_MN.shape[1], launch.factor / launch.shrink, launch.shrink),
-        IS_CODES=y_MN.dtype == torch.int8,
-        HAS_ROWS=rows_M is not None,
-        HAS_IN=columns_N is not None,
-        HAS_OUT=columns_W is not None,
-        HAS_SCALE=scale is not None,
-        ADD=add,
-        STAGES=2 if is_small and matrix.num_stacked > 1 else 1,
+    launch = launch_of(out, matrix, kind_of(y_MN, dtype), 4 if matrix.width <= 1024 else 6)
+    arguments = (y_MN, rows_M, columns_N, columns_W, scale, launch.bits_SW, launch.h_p, launch.h_q, out)
+    sizes = (len(y_MN), y_MN.shape[1], launch.factor / launch.shrink, launch.shrink)
+    flags = {
+        "IS_CODES": y_MN.dtype == torch.int8,
+        "HAS_ROWS": rows_M is not None,
+        "HAS_IN": columns_N is not None,
+        "HAS_OUT": columns_W is not None,
+        "HAS_SCALE": scale is not None,
+        "ADD": total_MW is not None,
         **launch.sizes,
-    )
+    }
+    if launch.runs > 1:
+        runs_kernels.contract_kernel[(launch.programs,)](*arguments, *sizes, launch.scratch, RUNS=launch.runs, **flags)
+    else:
+        _contract_kernel[(launch.programs,)](*arguments, *sizes, STAGES=launch.stages, **flags)
     return out
 
 

@@ -63,7 +63,7 @@ class FrozenValues:
 
     A copy, a cast, a scale, a part, or several put together keep signs and neighbours: whoever holds frozen matrices as
     parameters, on a GPU or partitioned, is found out. Not known are tensors of fewer than 64 values, and those without
-    signs, as the permutation of a Hadamard product.
+    signs, as the order of a ring.
 
     Cost: of the bank, once, 64 passes over 2^20 values at most; of a payload 3 passes and a search for every 64 values.
 

@@ -7,14 +7,13 @@ import gc
 import json
 import sys
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from rcdist.benchmark.pairs import measure_pairs, ratio
-from rcdist.benchmark.steps import build_ours, loss_of, random_tokens, training_step
+from rcdist.benchmark.steps import build_ours, loss_of, measure_inference, random_tokens, training_step
 from rcdist.config import Architecture, ReservoirConfig
 from rcdist.model.cost import count_parameters
 from rcdist.model.lm import LanguageModel
@@ -30,7 +29,7 @@ PLANS: dict[str, dict[str, Any]] = {
     "cgoh": {"plan": "cgoG@a", "topology": "hadamard"},
     "cod": {"plan": "co@a", "output_gate": "none"},
 }
-PAIRS, DECODED = 7, 16
+PAIRS = 7
 
 
 def measure(preset: str, plan: str) -> dict[str, Any]:
@@ -48,19 +47,7 @@ def measure(preset: str, plan: str) -> dict[str, Any]:
     for name in plans:
         steps[name] = training_step("ours", built[name], tokens, replay)
     seconds = {"train": measure_pairs(steps, PAIRS)}
-    scopes = {name: WeightsQuantisedOnce() for name in plans}
-
-    def prefill(name: str) -> None:
-        with scopes[name]:
-            replay.run(("prefill", name), lambda: built[name].prefill(tokens[:, :-1], last_only=True))
-
-    def decode(name: str) -> None:
-        with scopes[name]:
-            replay.run(("decode", name), lambda: _decode(built[name], tokens[:1]))
-
-    with torch.no_grad():
-        seconds["prefill"] = measure_pairs({name: partial(prefill, name) for name in plans}, PAIRS)
-        seconds["decode"] = measure_pairs({name: partial(decode, name) for name in plans}, PAIRS)
+    seconds["prefill"], seconds["decode"] = measure_inference(built, tokens, tokens[:1], PAIRS, replay)
     counts = {name: count_parameters(Architecture(model, reservoir)).stored for name, reservoir in plans.items()}
     found: dict[str, Any] = {"preset": preset, "plan": PLANS[plan], "device": torch.cuda.get_device_name()}
     found |= {"stored": counts[plan] / counts["T"], "peak_bytes": peaks, "graphs": replay.num_graphs}
@@ -99,12 +86,6 @@ def kernels(model: LanguageModel, tokens: torch.Tensor) -> dict[str, list[float]
             entry[0] += event.device_time / 1000
             entry[1] += 1
     return dict(sorted(found.items(), key=lambda item: -item[1][0])[:25])
-
-
-def _decode(model: LanguageModel, tokens: torch.Tensor) -> None:
-    state = model.init_state(len(tokens))
-    for t in range(DECODED):
-        _, state = model.step(tokens[:, t], state)
 
 
 if __name__ == "__main__":

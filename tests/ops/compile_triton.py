@@ -98,8 +98,8 @@ def main() -> None:
         compile_kernel(hadamard_triton._contract_kernel, dtype, hadamard | contract, **matrices, **types)
         runs = {"RUNS": 3, "S": 2, "R": 4, "P": 32, "Q": 32}
         kinds = {"x": "*i8", "h_p": kind, "h_q": kind, "scratch": kind}
-        compile_kernel(hadamard_runs_triton._expand_kernel, dtype, runs | expand, **kinds, **types)
-        compile_kernel(hadamard_runs_triton._contract_kernel, dtype, runs | contract, **matrices, **types)
+        compile_kernel(hadamard_runs_triton.expand_kernel, dtype, runs | expand, **kinds, **types)
+        compile_kernel(hadamard_runs_triton.contract_kernel, dtype, runs | contract, **matrices, **types)
         loss = {"IS_TRAINED": True, "BLOCK": 4096}
         compile_kernel(cross_entropy_triton._cross_entropy_kernel, dtype, loss, targets="*i64")
 

@@ -145,6 +145,24 @@ def test_weights_are_rounded_once_while_a_scope_is_entered() -> None:
         assert torch.equal(run(), first)
 
 
+def test_a_gain_is_multiplied_by_its_scale_once_while_a_scope_is_entered() -> None:
+    tokens, gain = quantise_tokens(torch.randn(4, 24)), torch.rand(8) + 0.5
+    matrix = DenseMap({"ternary": torch.randint(-1, 2, (8, 24), dtype=torch.int8)}, (8, 24))
+
+    def run() -> torch.Tensor:
+        return project(tokens, [Frozen(matrix, 0.5, gain)])[0]
+
+    first, scope = run(), WeightsQuantisedOnce()
+    with scope:
+        assert torch.equal(run(), first)
+        gain.mul_(2)
+        assert torch.equal(run(), first)
+        scope.round_again()
+        assert torch.equal(run(), 2 * first)
+        other = project(tokens, [Frozen(matrix, 1.0, gain)])[0]  # the same gain at another scale is another factor
+        torch.testing.assert_close(other, 4 * first)
+
+
 def test_gradients_reach_the_weight_through_a_scope() -> None:
     tokens, weight = quantise_tokens(torch.randn(4, 24)), torch.randn(8, 24, requires_grad=True)
     with WeightsQuantisedOnce():
