@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the submitted co
 
 from pydantic import Field
 
-from rcdist.config import Section
+from rcdist.config import LocalPath, Section
 from rcdist.config.cli import parse_cli
 from rcdist.errors import EXIT_DONE, EXIT_UNEXPECTED, ConfigError
 from rcdist.exits import run_job
@@ -32,7 +32,7 @@ class ChaosArguments(Section):
     """How often each fault is made."""
     address: str | None = None
     """Address of a Ray cluster to use; None: RAY_ADDRESS, or one on this machine, which faults of nodes need."""
-    storage_path: str | None = None
+    storage_path: LocalPath | None = None
     """Folder for the runs, seen by every node; None: a temporary one, which is deleted when all is well."""
     settings: str = ""
     """Settings of the runs, as for jobs/pretrain.py, with blanks between; None of the name or the storage."""

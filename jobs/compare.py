@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the submitted co
 
 from pydantic import Field
 
-from rcdist.config import JobConfig, Section
+from rcdist.config import JobConfig, LocalPath, Section
 from rcdist.config.cli import parse_cli
 from rcdist.config.job import TrackingConfig
 from rcdist.errors import ConfigError
@@ -25,9 +25,9 @@ class CompareArguments(Section):
     """
 
     names: list[str] = Field(default=[], description="Names of runs; of a search, all its trials are compared.")
-    out: str | None = None
+    out: LocalPath | None = None
     """Folder into which comparison.html is written; None: only the table is printed."""
-    storage_path: str = "~/rcdist"
+    storage_path: LocalPath = "~/rcdist"
     """Folder of the runs, whose mlflow.db is read unless tracking.uri says otherwise."""
     tracking: TrackingConfig = TrackingConfig()
 

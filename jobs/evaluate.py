@@ -2,11 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the submitted code, not an installed one
 
-from rcdist.config import DEFAULT_CORPUS, Section
+from pydantic import Field
+
+from rcdist.config import DEFAULT_CORPUS, LocalPath, Section
 from rcdist.config.cli import parse_cli
 from rcdist.exits import run_job
 
@@ -14,13 +16,13 @@ from rcdist.exits import run_job
 class EvaluateArguments(Section):
     """Measure loss, perplexity and bits per byte of a checkpoint."""
 
-    checkpoint: str = "~/rcdist/runs/tiny"
+    checkpoint: LocalPath = "~/rcdist/runs/tiny"
     """A run's folder (its newest checkpoint is used) or a step-... folder."""
-    text: list[str] = [DEFAULT_CORPUS]
+    text: list[LocalPath] = [DEFAULT_CORPUS]
     """Files (.txt .jsonl .parquet), globs or folders; `austen`: the held-out novel that ships with the package."""
     text_column: str = "text"
     """Column of .jsonl and .parquet files that holds the text."""
-    max_tokens: int | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
     """Target tokens per entry of `text`; None: all."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: on a GPU if there is one."""

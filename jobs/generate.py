@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the submitted co
 
 from pydantic import Field
 
-from rcdist.config import Section
+from rcdist.config import LocalPath, Section
 from rcdist.config.cli import parse_cli
 from rcdist.exits import run_job
 
@@ -16,7 +16,7 @@ from rcdist.exits import run_job
 class GenerateArguments(Section):
     """Continue a prompt in words."""
 
-    checkpoint: str = "~/rcdist/runs/tiny"
+    checkpoint: LocalPath = "~/rcdist/runs/tiny"
     """A run's folder (its newest checkpoint is used) or a step-... folder."""
     prompt: str = "It was a truth"
     """Text to continue."""
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     from rcdist.inference.load import choose_device, load_model
 
     loaded = load_model(Path(arguments.checkpoint).expanduser(), choose_device(arguments.device))
-    ids = encode_prompt(loaded.tokenizer, arguments.prompt, loaded.config.model.vocab_size)
+    ids = encode_prompt(loaded.tokenizer, arguments.prompt)
     written: list[int] = []
     print(arguments.prompt, end="", flush=True)
     shown = ""
@@ -51,6 +51,7 @@ def main(argv: list[str]) -> int:
         top_k=arguments.top_k,
         seed=arguments.seed,
         stop_id=loaded.tokenizer.eod_id,
+        known_ids=loaded.tokenizer.known_ids,
     ):
         written.append(token)
         text = loaded.tokenizer.decode(written)

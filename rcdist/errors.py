@@ -11,6 +11,9 @@
 #   DivergedError    the loss is not finite or has run away, and the policy is to stop (exit 5)
 #   RetriesError     workers failed more often than allowed (exit 6)
 
+_MAX_SHOWN = 500
+"""Characters that a message shows of each of its parts: settings may hold texts of any length."""
+
 EXIT_DONE = 0
 EXIT_UNEXPECTED = 1
 EXIT_BAD_CONFIG = 2
@@ -40,10 +43,15 @@ class RcdistError(Exception):
         self.field, self.value, self.rule, self.remedy = field, value, rule, remedy
 
     def __str__(self) -> str:
-        shown = f'"{self.value}"' if isinstance(self.value, str) else str(self.value)
-        prefix = f"{self.field}={shown}: " if self.field else ""
-        text = f"{prefix}{self.rule.rstrip('.')}. {self.remedy.rstrip('.')}."
+        value = _cut(str(self.value))
+        shown = f'"{value}"' if isinstance(self.value, str) else value
+        prefix = f"{_cut(self.field)}={shown}: " if self.field else ""
+        text = f"{prefix}{_cut(self.rule.rstrip('.'))}. {_cut(self.remedy.rstrip('.'))}."
         return " ".join(text.split())
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 class ConfigError(RcdistError, ValueError):

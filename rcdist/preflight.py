@@ -11,7 +11,7 @@ from rcdist.checkpoint.find import Found, find_at, find_newest_valid
 from rcdist.checkpoint.manifest import Manifest, read_settings
 from rcdist.checkpoint.untrusted import refuse_code
 from rcdist.config import JobConfig
-from rcdist.data.prepare import PreparedData
+from rcdist.data.prepare import PreparedData, check_data_settings
 from rcdist.errors import BudgetError, CheckpointError, ConfigError
 from rcdist.model.reservoir import build_bank
 from rcdist.model.specs import frozen_specs
@@ -34,9 +34,11 @@ _FIXED_ON_RESUME = (
 
 def check_config(config: JobConfig) -> None:
     """Refuse raw DeepSpeed keys that rcdist owns or DeepSpeed refuses, frozen matrices whose topology does not fit
-    their shape, and storage that cannot be written; needs no Ray, data or device."""
+    their shape, text or a tokenizer that is not there, and storage that cannot be written; needs no Ray or device, and
+    reads no text."""
     check_raw_keys(config)
     frozen_specs(config.architecture)
+    check_data_settings(config)
     if "://" in config.storage_path:
         raise ConfigError(
             "storage_path", config.storage_path, "not a folder", "Use a local folder, or a mount that all nodes share"

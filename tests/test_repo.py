@@ -69,6 +69,8 @@ FREE_TESTS = {
     "test_steps",
     "test_two_gpus",
     "test_checkpointer_saving",
+    "test_generated",
+    "test_identity",
 }
 """Test files that belong to no single source file: of the repository, of all jobs, of a GPU, half of a long one."""
 
@@ -91,6 +93,7 @@ TESTED_ELSEWHERE = {
     "rcdist/config/data": "config/test_job",
     "rcdist/config/model": "config/test_job",
     "rcdist/config/section": "config/test_validation",
+    "rcdist/data/neutral": "data/test_identity",
     "rcdist/data/shards": "data/test_loader",
     "rcdist/data/yardsticks": "data/test_prepare",
     "rcdist/inference/generate": "jobs/test_pretrain",

@@ -91,7 +91,7 @@ class Verdict:
     ) -> None:
         history = surviving(attempts)
         self.expect(sorted(history) == list(wanted), f"samples of steps {sorted(history)}")
-        size = TokenCorpus(corpus).num_windows(config.data.seq_len)
+        size = TokenCorpus(corpus, config.model.vocab_size).num_windows(config.data.seq_len)
         each = config.windows_per_step
         wrong = [
             step

@@ -1,6 +1,7 @@
 """Settings from a YAML file and the command line: read_config for a run, parse_cli for the arguments of any job."""
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource
 
 from rcdist.config.job import JobConfig
+from rcdist.config.section import check_path
 from rcdist.config.validation import is_section, nearest_key, to_config_error
 from rcdist.errors import ConfigError
 from rcdist.exits import Shown
@@ -96,17 +98,20 @@ def read_yaml(name: str, presets: Path | None = None) -> dict[str, Any]:
         ConfigError: no such file, not YAML (with the line), a key given twice, or no map.
     """
     known = {} if presets is None else {path.stem: path for path in sorted(presets.glob("*.yaml"))}
-    path = Path(name).expanduser()
+    try:
+        path = Path(check_path(name)).expanduser()
+    except ValueError as error:
+        raise ConfigError("config", name[:80], str(error), "Give a YAML file") from None
     path = path if path.is_file() else known.get(name, path)
     if not path.is_file():
         remedy = f"Give a YAML file or a preset ({', '.join(known)})" if known else "Give a YAML file"
         raise ConfigError("config", name, "there is no such file", remedy)
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ConfigError("config", name, f"line {line}: {error.problem}", "Correct the YAML of that line") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # a ValueError: of no date, no UTF-8
         raise ConfigError("config", name, f"cannot be read: {error}", "Give a readable YAML file in UTF-8") from None
     if not isinstance(data, dict | None):
         raise ConfigError("config", name, "holds no map of settings", "Write e.g. train: {steps: 100}")
@@ -123,15 +128,28 @@ class _Parser(argparse.ArgumentParser):
         raise Shown(status)
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuse a key that stands twice, where YAML would silently keep the last."""
+class _Loader(yaml.SafeLoader):
+    """Refuse a key that stands twice, where YAML would silently keep the last, and one that is no text.
+
+    Keys that `<<` merges in are not written here: they may stand twice. 5e8 is a number, as in YAML 1.2.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for (key_node, _), key in zip(node.value, keys, strict=True):
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            problem = f"key {key!r} stands twice" if isinstance(key, str) else f"key {key!r} is no text: quote it"
+            if not isinstance(key, str) or key in seen:
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def _place(settings: type[BaseModel], data: dict[str, Any], key: str, raw: str | list[str]) -> None:
@@ -163,7 +181,7 @@ def _parse_value(key: str, text: str, annotation: Any) -> Any:
     if annotation == str | None or not text.startswith(("{", "[")):
         return text
     try:
-        return yaml.load(text, _UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        problem = str(error).splitlines()[0]
+        return yaml.load(text, _Loader)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        problem = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(key, text, f"is not YAML: {problem}", f"Write e.g. --{key} '{{c: 0.5}}'") from None

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rcdist.config.section import Section
+from rcdist.config.section import LocalPath, Section
 from rcdist.errors import ConfigError
 
 DEFAULT_CORPUS = "austen"
@@ -16,7 +16,7 @@ class TokenizerConfig(Section):
 
     kind: Literal["bpe", "bytes", "file"] = "bpe"
     """bpe: byte-level BPE trained on the training text; bytes: UTF-8 bytes and end of text; file: a tokenizer.json."""
-    path: str | None = None
+    path: LocalPath | None = None
     """The tokenizer.json for kind=file."""
     vocab_size: Annotated[int, Field(ge=257, le=1_000_000)] | None = None
     """Vocabulary of a BPE that is trained here; None: model.vocab_size."""
@@ -38,9 +38,9 @@ class TokenizerConfig(Section):
 class DataConfig(Section):
     """Where the text comes from and how it is cut."""
 
-    train: list[str] = [DEFAULT_CORPUS]
+    train: list[LocalPath] = [DEFAULT_CORPUS]
     """Files, globs or folders (.txt .jsonl .parquet), a hub name `hub:owner/name`, or `austen`, the shipped corpus."""
-    validation: list[str] = [DEFAULT_CORPUS]
+    validation: list[LocalPath] = [DEFAULT_CORPUS]
     """Held-out text, in the same forms."""
     text_column: str = "text"
     """Column of .jsonl, .parquet and hub sets that holds the text; one row is one document."""
@@ -48,6 +48,8 @@ class DataConfig(Section):
     """Column naming the work of a row: consecutive rows of one work make one document. None: a row is a document."""
     hub_config: str | None = None
     """Configuration (subset) of a hub set."""
+    hub_revision: str | None = None
+    """Branch, tag or commit of a hub set; None: its main branch."""
     train_split: str = "train"
     """Split of a hub set used for training."""
     validation_split: str = "validation"
@@ -62,7 +64,7 @@ class DataConfig(Section):
     """Tokens per shard file."""
     verify_cache: bool = True
     """Check the digests of tokens that an earlier run wrote, at the start: one read of them."""
-    cache_dir: str | None = None
+    cache_dir: LocalPath | None = None
     """Where tokenised shards are kept, shared by all nodes; None: <storage_path>/datasets."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the order of windows."""

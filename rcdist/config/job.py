@@ -9,7 +9,7 @@ from rcdist.config.architecture import Architecture
 from rcdist.config.data import DataConfig, TokenizerConfig
 from rcdist.config.model import ModelConfig
 from rcdist.config.reservoir import ReservoirConfig
-from rcdist.config.section import Section
+from rcdist.config.section import LocalPath, Section
 from rcdist.errors import ConfigError
 
 
@@ -95,7 +95,7 @@ class CheckpointConfig(Section):
     """Newest checkpoints kept; the best by eval/loss_nats is kept besides."""
     keep_every_steps: Annotated[int, Field(ge=1)] | None = None
     """Checkpoints of multiples of this many steps are kept for good; None: none is."""
-    resume_from: str | None = None
+    resume_from: LocalPath | None = None
     """A checkpoint, or a run's folder, whose weights, optimizer and place in the data a new run starts from."""
     resume: bool = True
     """Continue the run of the same name from its newest valid checkpoint; false: refuse a name that has one."""
@@ -132,7 +132,7 @@ class CostConfig(Section):
 
     node_type: str = "auto"
     """Row of the price table; auto: laptop-cpu without a GPU, else the row of the GPU's name."""
-    price_table: str | None = None
+    price_table: LocalPath | None = None
     """YAML price table; None: the one in the package."""
     market: Literal["on_demand", "spot"] = "on_demand"
     """Which price of the row applies."""
@@ -186,7 +186,7 @@ class JobConfig(Section):
     """Name of the run; the same name continues the same run."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the initial trained weights."""
-    storage_path: str = "~/rcdist"
+    storage_path: LocalPath = "~/rcdist"
     """Folder (local or shared by all nodes) that holds runs, datasets and, by default, mlflow.db."""
     model: ModelConfig = ModelConfig()
     reservoir: ReservoirConfig = ReservoirConfig()

@@ -1,10 +1,15 @@
-"""What all sections of settings have in common: no unknown key, and values by matrix letter."""
+"""What all sections of settings have in common: no unknown key, paths, and values by matrix letter."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from rcdist.config.plan import LETTERS, RESERVOIR_LETTER
+
+_MAX_NAME_BYTES = 255
+_MAX_PATH_BYTES = 4000
+"""What Linux allows, less the names that are added below a folder."""
 
 
 class Section(BaseModel):
@@ -22,6 +27,26 @@ def check_letters(value: Any) -> Any:
     return value
 
 
+def check_path(value: Any) -> Any:
+    """Refuse a text that no file system of ours can have as a path, before something trips over it."""
+    if not isinstance(value, str):
+        return value
+    if "\0" in value:
+        raise ValueError("a path has no NUL character")
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no home folder of {value.split('/')[0]}") from None
+    longest = max((len(part.encode()) for part in path.parts), default=0)
+    if longest > _MAX_NAME_BYTES:
+        raise ValueError(f"a name in a path has at most {_MAX_NAME_BYTES} bytes, this has one of {longest}")
+    if len(str(path).encode()) > _MAX_PATH_BYTES:
+        raise ValueError(f"a path has at most {_MAX_PATH_BYTES} bytes, this has {len(str(path).encode())}")
+    return value
+
+
+LocalPath = Annotated[str, AfterValidator(check_path)]
+"""A file or folder of this machine; `~` is the home folder."""
 Positive = Annotated[float, Field(gt=0)]
 PerLetter = Annotated[Positive | dict[str, Positive], AfterValidator(check_letters)]
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import reprlib
 from collections.abc import Iterator
 from typing import Any, TypeGuard
 
@@ -113,5 +114,8 @@ def _shorten(value: object) -> object:
         for number in (int, float):
             with contextlib.suppress(ValueError):
                 return number(value)
-    text = str(value)
-    return value if len(text) <= 80 else text[:77] + "..."
+    # Not str: what aliases within aliases of YAML stand for may have no end.
+    text = value if isinstance(value, str) else reprlib.repr(value)
+    if len(text) <= 80 and "..." not in text:
+        return value
+    return text[:77].removesuffix("...") + "..."

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rcdist.errors import DataError
+from rcdist.storage import read_json
 
 INDEX = "index.json"
 _STARTS = "starts.npy"
-_FORMAT = 2
+_FORMAT = 3
 """Of the files; how text becomes ids is data.prepare's matter."""
 
 
@@ -27,7 +28,9 @@ class CorpusInfo:
         tokenizer_digest: of the tokenizer that wrote the ids.
         num_tokens: ids, one boundary per document included.
         num_documents: documents.
-        num_bytes: UTF-8 bytes of their text.
+        num_bytes: UTF-8 bytes of their text, without those lost.
+        num_lost: UTF-8 bytes of their text that the tokenizer has no ids for.
+        max_id: the highest id, boundaries included.
     """
 
     path: str
@@ -36,6 +39,8 @@ class CorpusInfo:
     num_tokens: int
     num_documents: int
     num_bytes: int
+    num_lost: int
+    max_id: int
 
 
 class ShardWriter:
@@ -45,18 +50,19 @@ class ShardWriter:
         folder: empty folder.
         digest: of the corpus.
         tokenizer_digest: of the tokenizer.
-        vocab_size: decides between uint16 and uint32.
+        vocab_size: above every id; decides between uint16 and uint32.
         shard_tokens: ids per file.
     """
 
     def __init__(self, folder: Path, *, digest: str, tokenizer_digest: str, vocab_size: int, shard_tokens: int) -> None:
         self._folder = folder
-        self._digest, self._tokenizer_digest = digest, tokenizer_digest
+        self._digest, self._tokenizer_digest, self._vocab_size = digest, tokenizer_digest, vocab_size
         self._dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
         self._shard_tokens = shard_tokens
         self._starts: list[int] = []
         self._shards: list[dict[str, Any]] = []
-        self._num_tokens = self._num_bytes = self._in_shard = 0
+        self._num_tokens = self._num_bytes = self._num_lost = self._in_shard = 0
+        self._max_id = -1
         self._parts: list[NDArray[Any]] = []
 
     def start_document(self, boundary_id: int) -> None:
@@ -64,9 +70,23 @@ class ShardWriter:
         self._starts.append(self._num_tokens)
         self.add(np.array([boundary_id], np.uint32), num_bytes=0)
 
-    def add(self, ids: NDArray[np.uint32], num_bytes: int) -> None:
-        """Append ids to the current document; they stand for `num_bytes` bytes of text."""
+    def add(self, ids: NDArray[np.uint32], num_bytes: int, num_lost: int = 0) -> None:
+        """Append ids to the current document.
+
+        Args:
+            ids: each in [0, vocab_size).
+            num_bytes: of the text that they stand for.
+            num_lost: of the text besides that they do not stand for.
+
+        Raises:
+            DataError: an id would not fit into the file, or into the model.
+        """
+        if ids.size:
+            self._max_id = max(self._max_id, int(ids.max()))
+            if self._max_id >= self._vocab_size:
+                raise _too_large(self._folder, self._max_id, self._vocab_size)
         self._num_bytes += num_bytes
+        self._num_lost += num_lost
         while ids.size:
             part, ids = np.split(ids, [self._shard_tokens - self._in_shard])
             self._parts.append(part.astype(self._dtype))
@@ -80,10 +100,7 @@ class ShardWriter:
             return
         path = self._folder / f"shard-{len(self._shards):05d}.npy"
         np.save(path, np.concatenate(self._parts))
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        entry = {"file": path.name, "num_tokens": self._in_shard, "bytes": path.stat().st_size, "sha256": digest}
-        self._shards.append(entry)
+        self._shards.append(_describe(path) | {"num_tokens": self._in_shard})
         self._parts, self._in_shard = [], 0
 
     def finish(self) -> None:
@@ -97,15 +114,17 @@ class ShardWriter:
             num_tokens=self._num_tokens,
             num_documents=len(self._starts),
             num_bytes=self._num_bytes,
+            num_lost=self._num_lost,
+            max_id=self._max_id,
         )
-        index = {"format": _FORMAT, "corpus": asdict(info), "shards": self._shards}
+        starts = _describe(self._folder / _STARTS)
+        index = {"format": _FORMAT, "corpus": asdict(info), "starts": starts, "shards": self._shards}
         (self._folder / INDEX).write_text(json.dumps(index, indent=1))
 
 
 def is_current(folder: Path) -> bool:
     """Say whether a folder holds shards as they are written now."""
-    path = folder / INDEX
-    return path.exists() and json.loads(path.read_text()).get("format") == _FORMAT
+    return read_json(folder / INDEX).get("format") == _FORMAT
 
 
 def read_info(folder: Path) -> CorpusInfo:
@@ -119,23 +138,25 @@ class TokenCorpus:
 
     Args:
         path: folder of the shards.
+        vocab_size: of the model that is to read them.
 
     Raises:
-        DataError: a shard is missing or has another size than its index says.
+        DataError: a file is missing or has another size than the index says, or an id is none of the model.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, vocab_size: int) -> None:
         folder = Path(path)
         self.info = read_info(folder)
-        self._starts: NDArray[np.int64] = np.load(folder / _STARTS)
-        self._maps: list[NDArray[Any]] = []
-        shards = json.loads((folder / INDEX).read_text())["shards"]
-        for shard in shards:
-            file = folder / shard["file"]
+        if self.info.max_id >= vocab_size:
+            raise _too_large(folder, self.info.max_id, vocab_size)
+        for entry in _listed(folder):
+            file = folder / entry["file"]
             size = file.stat().st_size if file.exists() else 0
-            if size != shard["bytes"]:
-                raise _damaged(file, f"has {size} bytes, its index says {shard['bytes']}")
-            self._maps.append(np.load(file, mmap_mode="r"))
+            if size != entry["bytes"]:
+                raise _damaged(file, f"has {size} bytes, its index says {entry['bytes']}")
+        self._starts: NDArray[np.int64] = np.load(folder / _STARTS)
+        shards = json.loads((folder / INDEX).read_text())["shards"]
+        self._maps: list[NDArray[Any]] = [np.load(folder / shard["file"], mmap_mode="r") for shard in shards]
         self._offsets = np.cumsum([0] + [shard["num_tokens"] for shard in shards])
 
     @property
@@ -177,18 +198,36 @@ class TokenCorpus:
 
 
 def verify_shards(path: str | Path) -> None:
-    """Prove every shard against the digest in the index. Cost: one read of all files.
+    """Prove every file against the digest in the index. Cost: one read of all files.
 
     Raises:
         DataError: names the file and both digests.
     """
     folder = Path(path)
-    shards: list[dict[str, Any]] = json.loads((folder / INDEX).read_text())["shards"]
-    for shard in shards:
-        with (folder / shard["file"]).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != shard["sha256"]:
-            raise _damaged(folder / shard["file"], f"has digest {digest}, its index says {shard['sha256']}")
+    for entry in _listed(folder):
+        file = folder / entry["file"]
+        if not file.exists():
+            raise _damaged(file, f"has 0 bytes, its index says {entry['bytes']}")
+        digest = _describe(file)["sha256"]
+        if digest != entry["sha256"]:
+            raise _damaged(file, f"has digest {digest}, its index says {entry['sha256']}")
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    """Return what the index says of a file. Cost: one read of it."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+
+
+def _listed(folder: Path) -> list[dict[str, Any]]:
+    index = json.loads((folder / INDEX).read_text())
+    return [index["starts"], *index["shards"]]
+
+
+def _too_large(folder: Path, max_id: int, vocab_size: int) -> DataError:
+    rule = f"the tokens in {folder} go up to {max_id}"
+    return DataError("model.vocab_size", vocab_size, rule, f"Use model.vocab_size={max_id + 1} or a smaller tokenizer")
 
 
 def _damaged(file: Path, rule: str) -> DataError:

@@ -21,7 +21,7 @@ def yardsticks_of(config: JobConfig, data: PreparedData) -> dict[str, float]:
     """Return what `measure_yardsticks` finds on the corpora of a run."""
     source = resolve_source(config.data.validation, config.data, is_train=False)
     vocab_size = load_tokenizer(Path(data.tokenizer_dir)).vocab_size
-    train, validation = TokenCorpus(data.train.path), TokenCorpus(data.validation.path)
+    train, validation = (TokenCorpus(info.path, vocab_size) for info in (data.train, data.validation))
     return measure_yardsticks(train, validation, read_documents(source), vocab_size)
 
 

@@ -1,14 +1,15 @@
 """Continue a prompt with the recurrent form: time and memory per token do not grow with the length."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 
 from rcdist.data.tokenizer import Tokenizer
-from rcdist.errors import ConfigError
 from rcdist.model.lm import LanguageModel
 from rcdist.ops.replay import Replay
 from rcdist.ops.weights import WeightsQuantisedOnce
+
+_LEAST_TEMPERATURE = 1e-200
 
 
 @torch.no_grad()
@@ -21,6 +22,7 @@ def generate_ids(
     top_k: int | None,
     seed: int,
     stop_id: int,
+    known_ids: Collection[int] | None = None,
 ) -> Iterator[int]:
     """Yield token ids that continue a prompt.
 
@@ -32,6 +34,7 @@ def generate_ids(
         top_k: sample among the k most likely tokens; None: among all.
         seed: of the sampling.
         stop_id: ends the text; not yielded.
+        known_ids: no other id is yielded: a head may have rows that the tokenizer has no id for. None: all are known.
     """
     device = model.embedding.weight.device
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -39,6 +42,9 @@ def generate_ids(
     with rounded:
         logits_BTV, state_LBS = model.prefill(torch.tensor([prompt_ids], device=device), last_only=True)
     logits_BV = logits_BTV[:, -1].contiguous()
+    unknown_V = torch.full((logits_BV.shape[1],), known_ids is not None)
+    if known_ids is not None:
+        unknown_V[sorted(known_ids)] = False
 
     def step(token_B: torch.Tensor) -> None:
         logits, state = model.step(token_B, state_LBS)
@@ -46,7 +52,8 @@ def generate_ids(
         state_LBS.copy_(state)
 
     for _ in range(max_tokens):
-        token = _choose(logits_BV[0].float().cpu(), temperature, top_k, generator)
+        logits_V = logits_BV[0].double().cpu().masked_fill(unknown_V, -torch.inf)
+        token = _choose(logits_V, temperature, top_k, generator)
         if token == stop_id:
             return
         yield token
@@ -60,17 +67,11 @@ def _choose(logits_V: torch.Tensor, temperature: float, top_k: int | None, gener
     if top_k is not None and top_k < logits_V.numel():
         smallest = logits_V.topk(top_k).values[-1]
         logits_V = logits_V.masked_fill(logits_V < smallest, -torch.inf)
-    return int(torch.multinomial(torch.softmax(logits_V / temperature, dim=0), 1, generator=generator))
+    # Less than the smallest temperature that does not overflow is 0 for all that can be told apart.
+    scaled_V = (logits_V - logits_V.max()) / max(temperature, _LEAST_TEMPERATURE)
+    return int(torch.multinomial(torch.softmax(scaled_V, dim=0), 1, generator=generator))
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: str, vocab_size: int) -> list[int]:
-    """Turn a prompt into ids that begin a document.
-
-    Raises:
-        ConfigError: the tokenizer has more ids than the model.
-    """
-    if tokenizer.vocab_size > vocab_size:
-        raise ConfigError(
-            "tokenizer.vocab_size", tokenizer.vocab_size, f"the model has model.vocab_size={vocab_size}", "Use its own"
-        )
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """Turn a prompt into ids that begin a document; special tokens in it are text."""
     return [tokenizer.eod_id, *tokenizer.encode_batch([prompt])[0]]

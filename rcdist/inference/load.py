@@ -61,6 +61,13 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
     bank = build_bank(config.architecture)
     found.check_reservoir(bank.digest())
     tokenizer = load_tokenizer(folder / TOKENIZER)
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise CheckpointError(
+            "checkpoint",
+            folder,
+            f"its tokenizer's highest id is {tokenizer.vocab_size - 1}, its model.vocab_size={config.model.vocab_size}",
+            "Use another checkpoint",
+        )
     if tokenizer.digest != manifest.tokenizer_digest:
         raise CheckpointError(
             "checkpoint",

@@ -32,7 +32,7 @@ def score_text(
     """
     config = loaded.config.model_copy(deep=True)
     config.data.text_column = text_column
-    corpus = TokenCorpus(prepare_text(config, entries, loaded.tokenizer).path)
+    corpus = TokenCorpus(prepare_text(config, entries, loaded.tokenizer).path, config.model.vocab_size)
     seq_len = config.data.seq_len
     device = loaded.model.embedding.weight.device
     nats, tokens, replay = torch.zeros((), dtype=torch.float64, device=device), 0.0, Replay(device)

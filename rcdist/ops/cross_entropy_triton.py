@@ -32,7 +32,9 @@ def _cross_entropy_kernel(
     top = tl.max(largest)
     whole = tl.sum(total * tl.exp(largest - top))
     target, weight = tl.load(targets + m), tl.load(weights + m)
-    tl.store(nats + m, weight * (tl.log(whole) + top - tl.load(logits + row + target)))
+    # A target that is none makes the loss NaN, which stops or skips the step, instead of reading elsewhere.
+    picked = tl.load(logits + row + target, mask=(target >= 0) & (target < width), other=float("nan"))
+    tl.store(nats + m, weight * (tl.log(whole) + top - picked))
     if IS_TRAINED:
         factor = weight / whole
         for first in range(0, width, BLOCK):

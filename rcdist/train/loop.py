@@ -117,7 +117,8 @@ def _train(
     startup: Startup,
 ) -> None:
     config, rank, world_size = payload.config, dist.get_rank(), dist.get_world_size()
-    train_corpus, validation_corpus = TokenCorpus(payload.data.train.path), TokenCorpus(payload.data.validation.path)
+    corpora = payload.data.train.path, payload.data.validation.path
+    train_corpus, validation_corpus = (TokenCorpus(path, config.model.vocab_size) for path in corpora)
     ledger, faults = Ledger(), FaultInjector(config.run_dir, rank)
     checkpointer = Checkpointer(payload, engine, bank, ledger, faults)
     state, restored = checkpointer.restore()

@@ -39,7 +39,7 @@ def config(storage: Path, name: str) -> JobConfig:
 
 def write_run(job: JobConfig, corpus: Path, status: str = "FINISHED") -> None:
     """Leave behind what a run of two attempts does: steps 1 to 3, and again from 3."""
-    size = TokenCorpus(corpus).num_windows(16)
+    size = TokenCorpus(corpus, 10**6).num_windows(16)
     job.run_dir.mkdir(parents=True)
     for attempt, steps in ((1, (1, 2, 3)), (2, (3, 4))):
         for rank in range(2):

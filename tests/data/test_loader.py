@@ -24,7 +24,7 @@ def make_corpus(folder: Path, num_documents: int = 7, shard_tokens: int = 50, vo
         writer.add(np.arange(place + 21, place + 31, dtype=np.uint32), num_bytes=20)
         place += 31
     writer.finish()
-    return TokenCorpus(folder)
+    return TokenCorpus(folder, vocab_size)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_damage_is_named_with_both_numbers(corpus: TokenCorpus) -> None:
         verify_shards(corpus.info.path)
     shard.write_bytes(data[:-2])
     with pytest.raises(DataError, match=r"shard-00001\.npy.*has 226 bytes, its index says 228"):
-        TokenCorpus(corpus.info.path)
+        TokenCorpus(corpus.info.path, 1000)
 
 
 def read_step(corpus: TokenCorpus, world_size: int, cursor: int, micro: int = 2) -> tuple[list, torch.Tensor, set]:

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rcdist.config import TokenizerConfig
-from rcdist.data.prepare import split_document
 from rcdist.data.tokenizer import END_OF_DOCUMENT, Tokenizer, build_tokenizer, load_tokenizer, train_bpe
 from rcdist.errors import ConfigError, DataError
 
@@ -52,7 +51,7 @@ def test_the_boundary_in_the_text_is_not_the_boundary_token() -> None:
 def test_a_tokenizer_larger_than_the_model_is_refused_with_both_numbers(tmp_path: Path) -> None:
     BPE.save(tmp_path)
     config = TokenizerConfig(kind="file", path=str(tmp_path / "tokenizer.json"))
-    with pytest.raises(ConfigError, match=f"model.vocab_size=100: the tokenizer has {BPE.vocab_size} entries"):
+    with pytest.raises(ConfigError, match=f"model.vocab_size=100: the tokenizer's highest id is {BPE.vocab_size - 1}"):
         build_tokenizer(config, 100, [])
 
 
@@ -66,12 +65,3 @@ def test_a_tokenizer_without_boundary_or_that_is_none_is_refused(tmp_path: Path)
         build_tokenizer(TokenizerConfig(kind="file", path=str(path)), 100, [])
     with pytest.raises(DataError, match="no such file"):
         build_tokenizer(TokenizerConfig(kind="file", path=str(tmp_path / "absent.json")), 100, [])
-
-
-def test_a_document_is_cut_where_the_ids_stay_the_same() -> None:
-    text = ("word " * 5000 + "\n\nNext " + "more " * 5000 + "\n\n\n  odd\n\n") * 5
-    pieces = split_document(text)
-    assert len(pieces) > 3
-    assert "".join(pieces) == text
-    whole = BPE.encode_batch([text])[0]
-    assert [i for ids in BPE.encode_batch(pieces) for i in ids] == whole

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("one_rank")
 
 def make_payload(config: JobConfig, tokenizer_dir: str = "", resume: Found | None = None) -> Payload:
     """Return what the driver would hand over."""
-    corpus = CorpusInfo("", "c", "t", num_tokens=1, num_documents=1, num_bytes=1)
+    corpus = CorpusInfo("", "c", "t", num_tokens=1, num_documents=1, num_bytes=1, num_lost=0, max_id=1)
     data = PreparedData(corpus, corpus, tokenizer_dir, "t")
     return Payload(config, data, resolve_price(config.cost, None, 1.0), None, "d" * 64, "m", 0.0, resume)
 
