@@ -66,8 +66,13 @@ def step_of(folder: Path) -> int:
 
 def find_checkpoints(run_dir: Path) -> list[Path]:
     """List the complete checkpoints of a run by their names, newest first, damaged or not."""
-    names = [p for p in run_dir.glob(f"{_COMPLETE}*") if p.name.removeprefix(_COMPLETE).isdigit()]
-    return sorted(names, key=step_of, reverse=True)
+    return sorted(filter(_is_checkpoint, run_dir.glob(f"{_COMPLETE}*")), key=step_of, reverse=True)
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    """Tell by its name whether a folder is a complete checkpoint: a run may be called step-lr."""
+    step = folder.name.removeprefix(_COMPLETE)
+    return folder.name.startswith(_COMPLETE) and step.isascii() and step.isdigit()
 
 
 def begin_save(run_dir: Path, step: int) -> Path:
@@ -227,7 +232,7 @@ def find_at(path: Path) -> Found:
     """
     if not path.is_dir():
         raise CheckpointError("checkpoint", path, "there is no such folder", "Give a run's folder or a step-... folder")
-    if (path / MANIFEST).exists() or path.name.startswith(_COMPLETE):
+    if (path / MANIFEST).exists() or _is_checkpoint(path):
         return prove_checkpoint(path)
     found = find_newest_valid(path)
     if found is None:

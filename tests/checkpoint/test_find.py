@@ -197,3 +197,12 @@ def test_retention_leaves_other_folders_alone(tmp_path: Path) -> None:
     make_checkpoint(tmp_path, 20)
     prune_checkpoints(tmp_path, keep_latest=1)
     assert (tmp_path / "step-notes").is_dir()
+
+
+@pytest.mark.parametrize("name", ["step-lr", "step-", "step-٣"])
+def test_a_run_may_be_called_like_a_checkpoint(name: str, tmp_path: Path) -> None:
+    run_dir = tmp_path / name
+    run_dir.mkdir()
+    folder = make_checkpoint(run_dir, 10)
+    assert find_at(run_dir).folder == folder
+    assert find_checkpoints(tmp_path) == []
