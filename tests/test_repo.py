@@ -96,7 +96,6 @@ TESTED_ELSEWHERE = {
     "rcdist/data/neutral": "data/test_identity",
     "rcdist/data/shards": "data/test_loader",
     "rcdist/data/yardsticks": "data/test_prepare",
-    "rcdist/inference/generate": "jobs/test_pretrain",
     "rcdist/inference/load": "jobs/test_pretrain",
     "rcdist/inference/score": "jobs/test_pretrain",
     "rcdist/printing": "test_exits",
