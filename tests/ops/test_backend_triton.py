@@ -9,6 +9,10 @@ import pytest
 import torch
 
 from rcdist.config import ModelConfig
+from rcdist.ops.backend import forced
+from rcdist.ops.cross_entropy import linear_cross_entropy
+from rcdist.ops.norm import add_norm_quantise
+from rcdist.ops.project import Trained
 from tests.conftest import ROOT
 from tests.ops import cases
 
@@ -146,3 +150,11 @@ def test_every_kernel_compiles_for_sm_90_without_a_gpu() -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     compiled = [line for line in done.stdout.splitlines() if line.startswith("sm_90")]
     assert len(compiled) == 2 * 23, done.stdout
+
+
+@pytest.mark.parametrize("target", [-1, 32, 10**6])
+def test_a_target_beyond_the_vocabulary_is_a_loss_that_is_no_number(target: int) -> None:
+    tokens = add_norm_quantise(torch.randn(4, 16), None, torch.ones(16), 1e-6)[1]
+    with forced("triton"):
+        loss = linear_cross_entropy(tokens, Trained(torch.randn(32, 16)), torch.tensor([1, 2, 3, target]))
+    assert loss.isnan()
