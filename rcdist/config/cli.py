@@ -88,7 +88,10 @@ def config_from_dict(data: dict[str, Any], settings: type[S] = JobConfig, source
 def dump_config(config: BaseModel | Mapping[str, Any]) -> str:
     """Return the settings as YAML in the order of their declaration."""
     tree = config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=118)
+    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=118)
+    if any(line_end in text for line_end in "\x85\u2028\u2029"):  # which do not read back unless they are escaped
+        text = yaml.safe_dump(tree, sort_keys=False, width=118)
+    return text
 
 
 def read_yaml(name: str, presets: Path | None = None) -> dict[str, Any]:
