@@ -99,9 +99,8 @@ class RunRecord:
             status: how the run ended.
             summary: table for people, kept as summary.txt.
         """
-        files = [self._run_dir / EVENTS]
+        files = [self._run_dir / EVENTS, self._run_dir / _SUMMARY]
         if summary is not None:
-            files.append(self._run_dir / _SUMMARY)
             try_write(files[-1], summary + "\n")
         for file in files:
             if file.exists():

@@ -1,5 +1,6 @@
 """Record runs in MLflow, on SQLite, another database or a server."""
 
+import contextlib
 import logging
 import math
 import os
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from rcdist.errors import ConfigError
+from rcdist.tracking.artifacts import artifact_location, follow_move
 from rcdist.tracking.connect import check_scheme, check_sqlite, describe, lock_setup, refusing, run_within, sqlite_path
 from rcdist.tracking.provenance import collect_tags, flatten_params, redact, redact_tree
 from rcdist.tracking.sender import Sender, logger
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _BATCH_PARAMS = 100
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+_KIND = "mlflow.experimentKind"
+_EXPERIMENT_TAGS = {_KIND: "custom_model_development"}
 """By it MLflow's pages open on runs and charts of training."""
 _MAX_TAG_CHARS = 5000
 
@@ -85,7 +88,9 @@ def start_or_continue(
         _prepare_mlflow(timeout_s)
         from mlflow.entities import RunTag
 
-        client, experiment_id = _ensure_experiment(uri, experiment)
+        path = sqlite_path(uri)
+        with lock_setup(path) if path else contextlib.nullcontext():
+            client, experiment_id = _ensure_experiment(uri, experiment)
         all_tags = {name: redact(value)[:_MAX_TAG_CHARS] for name, value in {**collect_tags(), **tags}.items()}
         run = _find_run(client, run_id) if run_id else None
         seen = Seen()
@@ -116,6 +121,7 @@ class MlflowTracker:
         self._uri = redact(uri)
         self._run_id = run_id
         self._seen = seen
+        self._unstored: set[str] = set()
         self._sender = Sender(self._write, lambda error: f"MLflow at {self._uri}: {describe(error)}")
 
     @property
@@ -129,7 +135,7 @@ class MlflowTracker:
 
     def log_artifact(self, path: Path) -> bool:
         """See Tracker.log_artifact; waits for the server, at most its timeout per request."""
-        return self._try(f"{path.name} was not stored", lambda: self._client.log_artifact(self._run_id, str(path)))
+        return self._store(path.name, lambda: self._client.log_artifact(self._run_id, str(path)))
 
     def log_config(self, config: Mapping[str, Any]) -> bool:
         """Store the settings as config.yaml, or as config.2.yaml ... when the run has that file."""
@@ -139,14 +145,18 @@ class MlflowTracker:
             name = f"config.{count + 1}.yaml" if count else "config.yaml"
             self._client.log_text(self._run_id, yaml.safe_dump(redact_tree(config), sort_keys=False), name)
 
-        return self._try("config.yaml was not stored", store)
+        return self._store("config.yaml", store)
 
     def flush(self, timeout_s: float) -> bool:
         """See Tracker.flush."""
         return self._sender.flush(timeout_s)
 
     def finish(self, status: RunStatus, timeout_s: float) -> bool:
-        """See Tracker.finish; takes at most about twice the timeout. Nothing can be logged afterwards."""
+        """See Tracker.finish; takes at most about twice the timeout. Nothing can be logged afterwards.
+
+        Returns:
+            Whether MLflow has everything: values, files and the status.
+        """
         is_stored = self.flush(timeout_s)
         if not is_stored:
             logger.warning(
@@ -159,7 +169,7 @@ class MlflowTracker:
             lambda: self._client.set_terminated(self._run_id, status),
         )
         self._sender.close()
-        return is_stored and is_closed
+        return is_stored and is_closed and not self._unstored
 
     def _write(self, rows: list[Row]) -> None:
         from mlflow.entities import Metric
@@ -167,6 +177,12 @@ class MlflowTracker:
         # A store ignores rows it already has, so a batch whose answer was lost may be sent again.
         metrics = [Metric(row.name, row.value, row.timestamp_ms, row.step) for row in rows]
         self._client.log_batch(self._run_id, metrics=metrics)
+
+    def _store(self, name: str, call: Callable[[], None]) -> bool:
+        """Store a file, and remember it while it is not stored."""
+        is_stored = self._try(f"{name} was not stored", call)
+        (self._unstored.discard if is_stored else self._unstored.add)(name)
+        return is_stored
 
     def _try(self, consequence: str, call: Callable[[], None]) -> bool:
         try:
@@ -196,11 +212,14 @@ def _ensure_experiment(uri: str, name: str) -> tuple["MlflowClient", str]:
     from mlflow.exceptions import MlflowException
 
     client = MlflowClient(uri)
+    path = sqlite_path(uri)
+    old = follow_move(path, name, _KIND) if path else None
+    if path and old:
+        logger.info("artifacts of MLflow's runs are in %s now, not in %s.", artifact_location(path), old)
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         # Without a server MLflow would put artifacts into the working folder; a server decides for itself.
-        path = sqlite_path(uri)
-        location = (path.parent / "mlartifacts").as_uri() if path else None
+        location = artifact_location(path) if path else None
         try:
             return client, client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS)
         except MlflowException:
