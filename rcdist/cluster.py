@@ -2,11 +2,13 @@
 
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from rcdist.address import find_address, given_address
 from rcdist.config import JobConfig
 from rcdist.errors import ClusterError
 from rcdist.ports import free_ports
@@ -54,29 +56,35 @@ def ray_session(config: JobConfig, *, log_to_driver: bool = True) -> Iterator[No
     Args:
         config: the job.
         log_to_driver: print here what workers print.
+
+    Raises:
+        ConfigError: the address, or the folder for temporary files, cannot be right.
+        ClusterError: no Ray answers at the address, or Ray does not start.
     """
     import ray
 
     if ray.is_initialized():
         yield
         return
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    address = find_address(config)
     if address:
-        ray.init(address=address, logging_level="WARNING", log_to_driver=log_to_driver)
+        with _refusing(config):
+            ray.init(address=address, logging_level="WARNING", log_to_driver=log_to_driver)
     else:
         cpus = max(os.cpu_count() or 1, WORKERS_ON_CPU)
         # With the dashboard, on loopback, because Ray Train's clean-up of placement groups asks its State API. It would
         # look for one, and take none where several runs have a Ray each: all that Ray starts inherits where ours is.
         (port,) = free_ports(1)
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=True,
-            dashboard_port=port,
-            logging_level="WARNING",
-            log_to_driver=log_to_driver,
-        )
+        with _refusing(config):
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=True,
+                dashboard_port=port,
+                logging_level="WARNING",
+                log_to_driver=log_to_driver,
+            )
     if threading.current_thread() is threading.main_thread():
         # Ray's native handler of SIGTERM prints a stack trace, and aborts the process 3 s later.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
@@ -86,9 +94,23 @@ def ray_session(config: JobConfig, *, log_to_driver: bool = True) -> Iterator[No
         ray.shutdown()
 
 
+@contextmanager
+def _refusing(config: JobConfig) -> Iterator[None]:
+    """Turn what Ray raises when it cannot start, or cannot be joined, into one line."""
+    try:
+        yield
+    except Exception as error:
+        field, value = given_address(config) or ("cluster.address", "local")
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        remedy = f"Ray's logs are in {os.environ.get('RAY_TMPDIR', tempfile.gettempdir())}/ray/session_latest/logs"
+        raise ClusterError(
+            field, value, f"Ray cannot be {'joined' if value != 'local' else 'started'}: {reason}", remedy
+        ) from error
+
+
 def is_local(config: JobConfig) -> bool:
     """Say whether the run starts a Ray of its own on this machine, which cannot grow."""
-    return not (config.cluster.address or os.environ.get("RAY_ADDRESS"))
+    return given_address(config) is None
 
 
 def resolve_workers(config: JobConfig) -> Workers:

@@ -151,7 +151,7 @@ class ClusterConfig(Section):
     """Which workers train."""
 
     address: str | None = None
-    """Ray address; None: RAY_ADDRESS, the cluster of the job, or a local Ray of its own."""
+    """HOST:PORT of a cluster, auto: the Ray on this machine, local: one of its own; None: RAY_ADDRESS, or local."""
     num_workers: NumWorkers | tuple[NumWorkers, NumWorkers] | None = None
     """Workers; [min, max]: as many as there is room for, now and later; None: one per GPU, else 2 on CPU."""
     use_gpu: bool | None = None

@@ -1,4 +1,4 @@
-"""Where artifacts of runs that MLflow keeps in an SQLite file lie: beside that file, also after the folder has moved."""
+"""Where artifacts of runs lie that MLflow keeps in an SQLite file: beside it, also after the folder has moved."""
 
 import contextlib
 import sqlite3
@@ -45,7 +45,7 @@ def follow_move(database: Path, experiment: str, tag: str) -> str | None:
             return None
         for table, column in _COLUMNS:
             connection.execute(
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR {column} GLOB ? || '/*'",  # noqa: S608
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR {column} GLOB ? || '/*'",
                 (new, len(old) + 1, old, _literal(old)),
             )
     return str(old)
