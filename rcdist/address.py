@@ -86,7 +86,7 @@ def _check_answers(field: str, value: str, address: str) -> None:
 
     def ask() -> None:
         from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-        from ray._raylet import GcsClient
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
         if value == "auto":  # only then Ray takes the token of the home folder unasked
             maybe_enable_token_auth_if_token_available(warn_if_disabled=False)

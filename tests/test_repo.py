@@ -96,6 +96,7 @@ TESTED_ELSEWHERE = {
     "rcdist/data/neutral": "data/test_identity",
     "rcdist/data/shards": "data/test_loader",
     "rcdist/data/yardsticks": "data/test_prepare",
+    "rcdist/train/deepspeed_keys": "train/test_deepspeed_config",
     "rcdist/inference/load": "jobs/test_pretrain",
     "rcdist/inference/score": "jobs/test_pretrain",
     "rcdist/printing": "test_exits",

@@ -78,13 +78,13 @@ def to_config_error(
     field = dict(all_keys(settings))[first]
     if problem["type"] == "missing":
         return ConfigError(path, None, "has no default and is not given", f"Give --{path}: {field.description}")
-    if problem["type"].startswith("model_"):
+    if problem["type"].startswith("model_") or problem["type"] == "dict_type":
         return ConfigError(path, _shorten(problem["input"]), "is a section of keys", f"Write {path}: {{key: value}}")
     rule = problem["msg"].removeprefix("Value error, ")
     for long, short in _SHORTER:
         rule = rule.replace(long, short)
     default = field.get_default(call_default_factory=True)
-    remedy = f"It means: {(field.description or first).rstrip('.')}"
+    remedy = f"It means: {field.description.rstrip('.')}" if field.description else "Correct it"
     if default is not PydanticUndefined:
         remedy += f" (default {default})"
     return ConfigError(path, _shorten(problem["input"]), rule, remedy)

@@ -1,6 +1,6 @@
 """Write the DeepSpeed configuration of a run, prove the user's raw keys, and merge them over it."""
 
-import difflib
+import importlib.util
 import logging
 import os
 import warnings
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from rcdist.config import JobConfig
 from rcdist.errors import ConfigError
+from rcdist.train.deepspeed_keys import check_keys
 
 OWNED_KEYS: dict[str, str] = {
     "train_batch_size": "train.global_batch_tokens",
@@ -35,18 +36,10 @@ _RELIED_ON: dict[str, tuple[object, str]] = {
 }
 """Raw keys that must have one value, because the rest of rcdist relies on it, and why."""
 
-_SECTIONS = frozenset(
-    "zero_optimization bf16 data_types comms_logger flops_profiler timers aio tensorboard csv_monitor wandb comet"
-    "".split()
-)
-_SCALARS = frozenset(
-    "communication_data_type prescale_gradients gradient_predivide_factor disable_allgather steps_per_print dump_state "
-    "wall_clock_breakdown memory_breakdown log_level disable_python_gc zero_allow_untested_optimizer "
-    "zero_force_ds_cpu_optimizer gradient_allreduce_op managed_gradient_accumulation".split()
-)
-"""Raw keys that mean something to data-parallel training; others belong to parts of DeepSpeed that rcdist has no use
-for, and DeepSpeed passes over a misspelt one."""
+_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "comet": "comet_ml"}
+"""What DeepSpeed imports in the workers for a section that is enabled."""
 
+_REFERENCE = "See DeepSpeed's configuration reference"
 _LARGEST_BUCKET_ELEMENTS = 500_000_000
 
 
@@ -93,7 +86,8 @@ def build_deepspeed_config(
         is_flat: `FlatSteps` checks gradients, clips them and skips updates, on the device: DeepSpeed does not.
 
     Raises:
-        ConfigError: a raw key is one that rcdist owns, or "auto" stands where rcdist has no value.
+        ConfigError: a raw key is one that rcdist owns or has no use for, a value cannot be right, or "auto" stands
+            where rcdist has none.
     """
     micro_batch_size, num_micro_batches = split_batch(config, num_workers)
     bucket = max(min(num_trained, _LARGEST_BUCKET_ELEMENTS), 1)
@@ -117,8 +111,7 @@ def build_deepspeed_config(
         if config.train.zero_stage > 0:
             base["zero_optimization"]["compute_grad_norm"] = False
     _check_owned(config.deepspeed, base, prefix="")
-    _check_names(config.deepspeed)
-    return _merge(base, config.deepspeed, prefix="")
+    return check_keys(_merge(base, config.deepspeed, prefix=""))
 
 
 def check_raw_keys(config: JobConfig) -> None:
@@ -144,32 +137,30 @@ def check_raw_keys(config: JobConfig) -> None:
             try:
                 model(**written[section])
             except ValidationError as error:
-                problem = error.errors()[0]
-                path = ".".join(["deepspeed", section, *map(str, problem["loc"])])
-                rule = f"DeepSpeed refuses it ({problem['msg']})"
-                raise ConfigError(path, problem["input"], rule, "See DeepSpeed's configuration reference") from None
+                raise _refused(error, section) from None
         try:
             DeepSpeedConfig(written)
+        except ValidationError as error:
+            raise _refused(error) from None
         except Exception as error:  # it raises whatever its parts raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            remedy = "See DeepSpeed's configuration reference"
-            raise ConfigError("deepspeed", str(config.deepspeed), f"DeepSpeed refuses it ({reason})", remedy) from None
+            rule = f"DeepSpeed refuses it ({reason})"
+            raise ConfigError("deepspeed", str(config.deepspeed), rule, _REFERENCE) from None
+    for section, package in _PACKAGES.items():
+        if written.get(section, {}).get("enabled") and importlib.util.find_spec(package) is None:
+            rule = f"it needs the package {package}, which is not installed"
+            raise ConfigError(f"deepspeed.{section}.enabled", True, rule, "Install it on every node, or leave it out")
 
 
-def _check_names(raw: dict[str, Any]) -> None:
-    for key, value in raw.items():
-        known = sorted({*_SECTIONS, *_SCALARS, *(path.split(".")[0] for path in OWNED_KEYS)})
-        if key not in known:
-            nearest = difflib.get_close_matches(key, known, 1)
-            remedy = f"The nearest one is {nearest[0]}" if nearest else f"Those that it has are {', '.join(known)}"
-            raise ConfigError(f"deepspeed.{key}", value, "rcdist has no use for such a key", remedy)
-        if key in _SECTIONS and not isinstance(value, dict):
-            raise ConfigError(f"deepspeed.{key}", value, "is a section of keys", f"Write {key}: {{key: value}}")
+def _refused(error: ValidationError, *section: str) -> ConfigError:
+    problem = error.errors()[0]
+    path = ".".join(["deepspeed", *section, *map(str, problem["loc"])])
+    return ConfigError(path, problem["input"], f"DeepSpeed refuses it ({problem['msg']})", _REFERENCE)
 
 
 def _check_owned(raw: dict[str, Any], base: dict[str, Any], prefix: str) -> None:
     for key, value in raw.items():
-        path = prefix + key
+        path = f"{prefix}{key}"
         if path in OWNED_KEYS and value != "auto":
             raise ConfigError(
                 f"deepspeed.{path}", value, f"rcdist sets it from {OWNED_KEYS[path]}", f"Set {OWNED_KEYS[path]} instead"
@@ -178,7 +169,7 @@ def _check_owned(raw: dict[str, Any], base: dict[str, Any], prefix: str) -> None
             needed, reason = _RELIED_ON[path]
             raise ConfigError(f"deepspeed.{path}", value, f"rcdist relies on {needed}: {reason}", "Leave it out")
         if isinstance(value, dict):
-            _check_owned(value, base.get(key, {}), prefix=f"{path}.")
+            _check_owned(value, _section(base, key), prefix=f"{path}.")
 
 
 def _merge(base: dict[str, Any], raw: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -188,7 +179,12 @@ def _merge(base: dict[str, Any], raw: dict[str, Any], prefix: str) -> dict[str, 
             if key not in base:
                 raise ConfigError(f"deepspeed.{prefix}{key}", value, "rcdist has no value for it", "Give a value")
         elif isinstance(value, dict):
-            merged[key] = _merge(base.get(key, {}), value, prefix=f"{prefix}{key}.")
+            merged[key] = _merge(_section(base, key), value, prefix=f"{prefix}{key}.")
         else:
             merged[key] = value
     return merged
+
+
+def _section(base: dict[str, Any], key: str) -> dict[str, Any]:
+    value = base.get(key)
+    return value if isinstance(value, dict) else {}
