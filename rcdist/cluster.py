@@ -1,12 +1,14 @@
 """Find the cluster, decide how many workers train, and what their environment is."""
 
 import os
+import secrets
 import signal
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from rcdist.address import find_address, given_address
 from rcdist.config import JobConfig
@@ -76,6 +78,7 @@ def ray_session(config: JobConfig, *, log_to_driver: bool = True) -> Iterator[No
         # look for one, and take none where several runs have a Ray each: all that Ray starts inherits where ours is.
         (port,) = free_ports(1)
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+        _give_token()
         with _refusing(config):
             ray.init(
                 address="local",
@@ -92,6 +95,21 @@ def ray_session(config: JobConfig, *, log_to_driver: bool = True) -> Iterator[No
         yield
     finally:
         ray.shutdown()
+
+
+def _give_token() -> None:
+    """Let a local Ray have its token in the environment where it cannot be saved in the home folder.
+
+    Ray wants one since 2.60, and reads it in every process that it starts.
+    """
+    if any(f"RAY_AUTH_{name}" in os.environ for name in ("MODE", "TOKEN", "TOKEN_PATH")):
+        return
+    try:
+        folder = Path("~/.ray").expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, RuntimeError):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 @contextmanager

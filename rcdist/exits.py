@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-from rcdist.errors import EXIT_DONE, EXIT_STOPPED, EXIT_UNEXPECTED, RcdistError
+from rcdist.errors import EXIT_DONE, EXIT_STOPPED, EXIT_UNEXPECTED, ConfigError, RcdistError
 from rcdist.storage import say
 
 
@@ -34,6 +34,7 @@ def run_main(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     traceback. SIGTERM and Ctrl-C end with EXIT_STOPPED.
     """
     try:
+        _check_text(argv)
         return main(argv) or EXIT_DONE
     except Shown:
         return EXIT_DONE
@@ -51,6 +52,18 @@ def run_main(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
             return EXIT_UNEXPECTED
         say(str(cause), sys.stderr)
         return cause.exit_code
+
+
+def _check_text(argv: list[str]) -> None:
+    """Refuse arguments that are no text: names and paths go into files that are UTF-8.
+
+    Raises:
+        ConfigError: shows the bytes.
+    """
+    for number, argument in enumerate(argv, start=1):
+        shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
+        if shown != argument:
+            raise ConfigError(f"argument {number}", shown, "has bytes that are not UTF-8", "Rename what it names")
 
 
 def find_cause(error: BaseException) -> RcdistError | None:

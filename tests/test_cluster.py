@@ -1,10 +1,18 @@
 """Workers and their environment, and the environment of this process, which is given back as it was."""
 
 import os
+from pathlib import Path
 
 import pytest
 
-from rcdist.cluster import Workers, planned_workers, preserved_environment, set_timeouts, worker_environment
+from rcdist.cluster import (
+    Workers,
+    _give_token,
+    planned_workers,
+    preserved_environment,
+    set_timeouts,
+    worker_environment,
+)
 from rcdist.config import JobConfig
 
 
@@ -39,6 +47,20 @@ def test_a_users_own_timeouts_win(monkeypatch: pytest.MonkeyPatch) -> None:
     with preserved_environment():
         set_timeouts(JobConfig(), Workers(2, False, 1.0))
         assert os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "7"
+
+
+def test_ray_has_its_token_where_the_home_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MODE", "TOKEN", "TOKEN_PATH"):
+        monkeypatch.delenv(f"RAY_AUTH_{name}", raising=False)
+    (tmp_path / "file").write_text("")
+    for home, is_given in ((tmp_path, False), (tmp_path / "file", True)):
+        monkeypatch.setenv("HOME", str(home))
+        with preserved_environment():
+            _give_token()
+            assert ("RAY_AUTH_TOKEN" in os.environ) == is_given
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # the user's word
+    _give_token()
+    assert "RAY_AUTH_TOKEN" not in os.environ
 
 
 def test_workers_get_what_the_driver_has_of_limits_and_faults(monkeypatch: pytest.MonkeyPatch) -> None:

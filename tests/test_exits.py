@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import sys
 
 import pytest
@@ -52,3 +53,13 @@ def test_a_full_disk_behind_the_output_hides_neither_error_nor_exit_code(monkeyp
         monkeypatch.setattr(sys, "stdout", full)
         code = run_main(main, [])
     assert code == 2
+
+
+def test_arguments_that_are_not_utf_8_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    calls: list[list[str]] = []
+    assert run_main(calls.append, ["--name=ä", os.fsdecode(b"--name=a\xff")]) == 2
+    assert (
+        capsys.readouterr().err == 'argument 2="--name=a\\xff": has bytes that are not UTF-8. Rename what it names.\n'
+    )
+    assert not calls
+    assert run_main(calls.append, ["--name=ä"]) == 0 and calls == [["--name=ä"]]

@@ -31,6 +31,10 @@ def check_path(value: Any) -> Any:
     """Refuse a text that no file system of ours can have as a path, before something trips over it."""
     if not isinstance(value, str):
         return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a pair that YAML writes as an escape
+        raise ValueError("a path is UTF-8, and this has a character that has none") from None
     if "\0" in value:
         raise ValueError("a path has no NUL character")
     try:

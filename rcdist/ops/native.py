@@ -1,11 +1,13 @@
 """Compile the C++ kernels once per machine and source, and call them; without a compiler the reference is used."""
 
+import contextlib
 import ctypes
 import hashlib
 import logging
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -105,9 +107,8 @@ def _query(of: Isa, name: str, count: int) -> Any:
 @cache
 def _library(of: Isa) -> ctypes.CDLL | None:
     flags = [*_FLAGS, f"-march={_MARCH[of]}"]
-    path = _cached_path(flags)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = _cached_path(flags)
         # One process of a machine compiles; the lock ends with it, however it ends.
         with FileLock(path.with_suffix(".lock"), timeout=_COMPILE_S):
             if not path.exists():
@@ -116,7 +117,8 @@ def _library(of: Isa) -> ctypes.CDLL | None:
     except (OSError, Timeout, subprocess.SubprocessError) as error:
         detail = error.stderr.strip().splitlines() if isinstance(error, subprocess.CalledProcessError) else [str(error)]
         logger.warning(
-            "backend cpu is not available, the slower plain PyTorch one is used: %s. Install g++ to have it.",
+            "backend cpu is not available, the slower plain PyTorch one is used: %s. "
+            "Install g++, and let XDG_CACHE_HOME be a folder you may write, to have it.",
             (detail or ["?"])[-1],
         )
         return None
@@ -128,8 +130,26 @@ def _cached_path(flags: list[str]) -> Path:
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.read_bytes())
     digest.update(_processor().encode() + str(shutil.which(_compiler())).encode())
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rcdist"
-    return folder / f"kernels-{digest.hexdigest()[:16]}.so"
+    return _cache_folder() / f"kernels-{digest.hexdigest()[:16]}.so"
+
+
+def _cache_folder() -> Path:
+    """Return the user's cache folder; where that cannot be written, as in containers, one among temporary files.
+
+    Raises:
+        OSError: there is none that is ours alone; what another can write is not loaded.
+    """
+    with contextlib.suppress(OSError, RuntimeError):  # no home at all
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rcdist"
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        return folder
+    folder = Path(tempfile.gettempdir()) / f"rcdist-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if status.st_uid != os.getuid() or status.st_mode != stat.S_IFDIR | 0o700:
+        raise OSError(f"{folder} is not a folder that only this user may use")
+    return folder
 
 
 def _compiler() -> str:

@@ -29,6 +29,15 @@ def check_scheme(uri: str) -> None:
             "not a database file, a database or a server; MLflow no longer writes into folders",
             "Use sqlite:///FILE, http(s)://HOST:PORT or a database URI",
         )
+    # SQLAlchemy takes what follows a ? for options and Alembic a % for a variable, escaped or not.
+    file, _, options = uri.removeprefix(_SQLITE).partition("?")
+    if uri.startswith(_SQLITE) and ("%" in file or "/" in options):
+        raise ConfigError(
+            "tracking.uri",
+            uri,
+            "the path of an SQLite file can have no ? or % for MLflow",
+            "Choose another folder: storage_path, unless tracking.uri is set",
+        )
 
 
 def sqlite_path(uri: str) -> Path | None:

@@ -25,6 +25,22 @@ def test_without_a_compiler_the_reference_is_used_and_says_so(tmp_path: Path) ->
     assert "no-such-compiler" in errors and "Install g++" in errors and "Traceback" not in errors
 
 
+def test_where_the_home_cannot_be_written_kernels_are_kept_among_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(native.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # no folder, whoever asks
+    folder = native._cached_path([]).parent
+    assert folder == tmp_path / f"rcdist-{os.getuid()}" and folder.stat().st_mode & 0o777 == 0o700
+    assert native._cached_path([]).parent == folder
+    folder.chmod(0o770)  # what others can write would be code of theirs
+    with pytest.raises(OSError, match="only this user"):
+        native._cached_path([])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert native._cached_path([]).parent == tmp_path / "cache" / "rcdist"
+
+
 @pytest.mark.slow
 def test_of_two_processes_one_compiles_and_both_use_it(tmp_path: Path) -> None:
     log, compiler = tmp_path / "log", tmp_path / "compiler"

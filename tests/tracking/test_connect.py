@@ -23,6 +23,13 @@ def test_databases_and_servers_pass(uri: str) -> None:
     check_scheme(uri)
 
 
+@pytest.mark.parametrize("path", ["/tmp/a%20b/mlflow.db", "/tmp/a?b/mlflow.db", "/tmp/100%.db?timeout=3"])
+def test_sqlite_files_that_mlflow_would_put_elsewhere_are_refused(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"can have no \? or % for MLflow. Choose another folder: storage_path"):
+        check_scheme(f"sqlite:///{path}")
+    check_scheme("sqlite:////tmp/a#b ü/mlflow.db?timeout=3")
+
+
 def test_sqlite_path(tmp_path: Path) -> None:
     assert sqlite_path(f"sqlite:///{tmp_path}/a b.db?timeout=3") == tmp_path / "a b.db"
     assert sqlite_path("http://host") is None
