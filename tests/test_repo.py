@@ -71,6 +71,7 @@ FREE_TESTS = {
     "test_checkpointer_saving",
     "test_generated",
     "test_identity",
+    "test_hostile",
 }
 """Test files that belong to no single source file: of the repository, of all jobs, of a GPU, half of a long one."""
 

@@ -90,7 +90,7 @@ def read_rows(found: HubSet, split: str, data: DataConfig, field: str) -> Iterat
         for number, row in enumerate(rows.select_columns(sorted(set(wanted.values())))):
             text = row[data.text_column]
             if not isinstance(text, str | None):
-                rule = f"{shown} holds a {type(text).__name__} there in row {number}, not text"
+                rule = f"{shown} holds {type(text).__name__} there in row {number}, not text"
                 raise DataError("data.text_column", data.text_column, rule, "Name a column of text")
             yield text or "", None if data.document_column is None else row[data.document_column]
     except DataError:

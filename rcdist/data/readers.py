@@ -58,10 +58,10 @@ def read_jsonl(path: Path, field: str, text_column: str, document_column: str | 
                 except (ValueError, RecursionError) as error:
                     refuse(number, f"not JSON ({error})")
                 if not isinstance(row, dict):
-                    refuse(number, f"a JSON {_json_type(row)}, not an object")
+                    refuse(number, f"{_json_type(row)}, not a JSON object")
                 text = row.get(text_column)
                 if not isinstance(text, str | None):
-                    rule = f"{path.name} holds a {_json_type(text)} there at line {number}, not text"
+                    rule = f"{path.name} holds {_json_type(text)} there at line {number}, not text"
                     raise DataError("data.text_column", text_column, rule, "Name a column of text")
                 seen |= dict.fromkeys(row)
                 yield text or "", None if document_column is None else row.get(document_column)
@@ -130,5 +130,5 @@ def unreadable(field: str, name: str, error: Exception, remedy: str = "Check tha
 
 
 def _json_type(value: Any) -> str:
-    names = {bool: "boolean", int: "number", float: "number", list: "list", dict: "object", str: "string"}
+    names = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object", str: "a string"}
     return names.get(type(value), "null")

@@ -80,7 +80,7 @@ def _find_files(entry: str, field: str, is_train: bool) -> list[Path]:
             field, entry, "no such file, folder or match", "Check the path, or use austen or hub:owner/name"
         )
     for file in files:
-        if file.suffix not in SUFFIXES:
+        if _suffix(file) not in SUFFIXES:
             raise DataError(
                 field, str(file), f"extension {file.suffix!r} is none of {' '.join(SUFFIXES)}", "Convert it"
             )
@@ -88,9 +88,14 @@ def _find_files(entry: str, field: str, is_train: bool) -> list[Path]:
     return files
 
 
+def _suffix(path: Path) -> str:
+    """Return the ending that says what a file is; in capitals, as some systems write it, it says the same."""
+    return path.suffix.lower()
+
+
 def _list_folder(folder: Path, field: str) -> list[Path]:
     """List the corpus files below a folder; what is hidden (`._x.txt`, `.ipynb_checkpoints`) is nobody's corpus."""
-    found = [path for path in folder.rglob("*") if path.suffix in SUFFIXES and not path.is_dir()]
+    found = [path for path in folder.rglob("*") if _suffix(path) in SUFFIXES and not path.is_dir()]
     files = sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts))
     if not files:
         raise DataError(field, str(folder), f"the folder has no {' '.join(SUFFIXES)} file", "Name another folder")
@@ -115,7 +120,7 @@ def fingerprint(source: Source) -> str:
     data = source.data
     digest = hashlib.sha256()
     how: list[Any] = [data.text_column, data.document_column, data.max_documents]
-    how.append([path.suffix for path in source.files])
+    how.append([_suffix(path) for path in source.files])
     if source.hub:
         how += [source.hub.name, source.hub.commit, data.hub_config, source.split]
     digest.update(json.dumps(how).encode())
@@ -161,10 +166,10 @@ def _all_documents(source: Source) -> Iterator[str]:
         yield from _join_rows(read_rows(source.hub, source.split, data, source.field), data)
         return
     for path in source.files:
-        if path.suffix == ".txt":
+        if _suffix(path) == ".txt":
             yield read_text(path, source.field)
         else:
-            rows = _READERS[path.suffix](path, source.field, data.text_column, data.document_column)
+            rows = _READERS[_suffix(path)](path, source.field, data.text_column, data.document_column)
             yield from _join_rows(rows, data)
 
 

@@ -57,7 +57,7 @@ def test_a_set_is_read_at_its_revision(streaming: bool) -> None:
     [
         ({"hub_revision": "v3"}, "does not have revision v3 of it"),
         ({"text_column": "words"}, "hub:owner/name has columns"),
-        ({"text_column": "n"}, "holds a int there in row 0, not text"),
+        ({"text_column": "n"}, "holds int there in row 0, not text"),
         ({"train_split": "test"}, "cannot be read"),
     ],
     ids=str,

@@ -30,7 +30,7 @@ ODD_VALUES = [1, 1.5, True, ["a"], {"a": "b"}]
 @pytest.mark.parametrize("value", ODD_VALUES, ids=str)
 def test_a_column_of_no_text_is_refused_by_name(value: object, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "x.jsonl", {"text": "a"}, {"text": value})
-    with pytest.raises(DataError, match=r'data\.text_column="text": x\.jsonl holds a \w+ there at line 2, not text'):
+    with pytest.raises(DataError, match=r'data\.text_column="text": x\.jsonl holds an? \w+ there at line 2, not text'):
         documents([path])
 
 
@@ -63,7 +63,7 @@ def test_files_without_rows_are_read_over_unless_all_are(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        (b"[1]", "line 2: a JSON list, not an object"),
+        (b"[1]", "line 2: a list, not a JSON object"),
         (b'{"text": "\xff"}', "line 2: not UTF-8 at byte 10"),
         (b'{"text"', "line 2: not JSON"),
         (b"[" * 100_000, "line 2: not JSON"),
