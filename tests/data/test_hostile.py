@@ -1,7 +1,7 @@
 """Hostile files x settings, prepared and evaluated: right, or one line; from the cache as fresh."""
 
-# By default each file goes with every tokenizer, asked in turn in every way: 708 combinations. The exhaustive suite tries
-# all 2,832.
+# By default each file goes with every tokenizer, asked in turn in every way: 708 combinations. The exhaustive suite
+# tries all 2,832.
 
 import itertools
 import json
