@@ -60,7 +60,7 @@ def test_something_else_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
             find_address(config(address))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_a_cluster_that_is_there(ray_head: RayHead, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_address(config(ray_head.address)) == ray_head.address
     assert not is_local(config(ray_head.address))

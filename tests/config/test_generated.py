@@ -157,7 +157,7 @@ def judge_all_ways(changes: list[tuple[str, Any]]) -> None:
 QUIET = [HealthCheck.too_slow, HealthCheck.filter_too_much]
 
 
-@settings(max_examples=150, suppress_health_check=QUIET)
+@settings(max_examples=60, suppress_health_check=QUIET)
 @given(changes=CHANGES)
 def test_generated_settings_are_taken_or_refused_in_one_line(changes: list[tuple[str, Any]]) -> None:
     judge_all_ways(changes)

@@ -35,10 +35,11 @@ def files_under(folder: Path) -> set[str]:
 
 
 @pytest.fixture
-def old(tmp_path: Path) -> Path:
+def old(tmp_path: Path, mlflow_db: Path) -> Path:
     """Storage with characters that SQL patterns and URIs read otherwise."""
     folder = tmp_path / "old [a]*_#ü"
     folder.mkdir()
+    shutil.copy(mlflow_db, folder)
     return folder
 
 
