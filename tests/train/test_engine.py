@@ -119,7 +119,9 @@ def test_without_zero_bf16_trains_as_at_stage_1(zero: dict[str, Any], name: str,
 
 @pytest.mark.parametrize(("name", "like"), [("flat_bf16-0", "flat_bf16-1")])
 def test_gradients_that_travel_once_make_stages_the_same(zero: dict[str, Any], name: str, like: str) -> None:
-    assert zero[name].losses == zero[like].losses
+    # A stage 1 update is of a part of the weights, whose last few are not updated by vectors where processors have no
+    # masked ones (AVX2): a weight may differ in its last bit.
+    assert distance(zero[name].losses, zero[like].losses) <= 1e-5
 
 
 @pytest.mark.parametrize("name", engines("flat_identity", "flat_bf16"))
