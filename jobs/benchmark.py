@@ -27,7 +27,7 @@ class BenchmarkArguments(Section):
     The kind may stand first, without its key; --json prints one object instead of a table.
     """
 
-    kind: Literal["frozen", "step", "deltas", "scan", "overhead", "search", "bytes", "kernels"]
+    kind: Literal["frozen", "step", "deltas", "scan", "overhead", "search", "bytes", "kernels", "decode"]
     """What is measured; rcdist/benchmark/README.md explains each."""
     pairs: Count = 7
     """Interleaved pairs."""
@@ -48,22 +48,24 @@ class BenchmarkArguments(Section):
     seq_len: Count = 512
     """Tokens per window."""
     batch: Count = 4
-    """Windows per step."""
+    """Windows per step; sequences of decode."""
     plan: str = "cG@a"
-    """Plan of deltas and bytes."""
+    """Plan of deltas, bytes and decode."""
     topology: Topology | dict[str, Topology] = "hadamard"
     """Topology of its matrices, or a map '{c: dense, G: hadamard}'."""
+    decoded: Count = 32
+    """Tokens that decode makes per sequence."""
     workers: Count = 1
     """Workers of overhead; leave a core to Ray."""
     others: list[Literal["port", "llama"]] = ["port", "llama"]
-    """What step compares with."""
+    """What step compares with; decode with a Llama if it is among them."""
 
 
 def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
     """Run one kind of measurement."""
     import torch
 
-    from rcdist.benchmark import kernels, operations, overhead, pairs, searches, steps, traffic
+    from rcdist.benchmark import decoding, kernels, operations, overhead, pairs, searches, steps, traffic
     from rcdist.ops.host import prepare_host
 
     prepare_host(arguments.threads or os.cpu_count())
@@ -92,6 +94,9 @@ def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
         "overhead": lambda: overhead.measure_overhead(script, count, arguments.workers, device),
         "search": lambda: searches.measure_search(script.with_name("sweep.py"), count),
         "kernels": kernels.measure_kernels,
+        "decode": lambda: decoding.measure_decode(
+            model, plan, *shape, arguments.decoded, count, device, tuple(arguments.others)
+        ),
     }
     return kinds[arguments.kind]() | pairs.describe_device(device) | {"pairs": count}
 

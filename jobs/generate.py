@@ -17,7 +17,7 @@ class GenerateArguments(Section):
     """Continue a prompt in words."""
 
     checkpoint: LocalPath = "~/rcdist/runs/tiny"
-    """A run's folder (its newest checkpoint is used) or a step-... folder."""
+    """A run's folder (its newest checkpoint is used), a step-... folder, or a packed folder of jobs/export.py."""
     prompt: str = "It was a truth"
     """Text to continue."""
     max_tokens: Annotated[int, Field(ge=1)] = 100
@@ -26,6 +26,10 @@ class GenerateArguments(Section):
     """0: always the most likely token; higher: more varied."""
     top_k: Annotated[int, Field(ge=1)] | None = 50
     """Sample among the k most likely tokens; None: among all."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """And among the most likely ones that have this probability together."""
+    stop: list[Annotated[str, Field(min_length=1)]] = []
+    """Strings of which any ends the text; it is not written."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the sampling."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -35,30 +39,22 @@ class GenerateArguments(Section):
 def main(argv: list[str]) -> int:
     """Print the prompt and its continuation as it is made."""
     arguments = parse_cli(GenerateArguments, argv, prog="jobs/generate.py")
-    from rcdist.inference.generate import encode_prompt, generate_ids
+    from rcdist.inference.generate import Sampling, generate_text
     from rcdist.inference.load import choose_device, load_model
 
     loaded = load_model(Path(arguments.checkpoint).expanduser(), choose_device(arguments.device))
-    ids = encode_prompt(loaded.tokenizer, arguments.prompt)
-    written: list[int] = []
+    sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
     print(arguments.prompt, end="", flush=True)
-    shown = ""
-    for token in generate_ids(
+    pieces = generate_text(
         loaded.model,
-        ids,
+        loaded.tokenizer,
+        arguments.prompt,
         max_tokens=arguments.max_tokens,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        seed=arguments.seed,
-        stop_id=loaded.tokenizer.eod_id,
-        known_ids=loaded.tokenizer.known_ids,
-    ):
-        written.append(token)
-        text = loaded.tokenizer.decode(written)
-        # A character of several bytes may end in a later token: wait for it.
-        if not text.endswith("\ufffd"):
-            print(text[len(shown) :], end="", flush=True)
-            shown = text
+        sampling=sampling,
+        stops=arguments.stop,
+    )
+    for piece in pieces:
+        print(piece, end="", flush=True)
     print()
     return 0
 

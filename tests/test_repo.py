@@ -72,6 +72,7 @@ FREE_TESTS = {
     "test_generated",
     "test_identity",
     "test_hostile",
+    "test_hadamard_tokens",
 }
 """Test files that belong to no single source file: of the repository, of all jobs, of a GPU, half of a long one."""
 
@@ -98,6 +99,12 @@ TESTED_ELSEWHERE = {
     "rcdist/data/shards": "data/test_loader",
     "rcdist/data/yardsticks": "data/test_prepare",
     "rcdist/train/deepspeed_keys": "train/test_deepspeed_config",
+    "rcdist/benchmark/decoding": "jobs/test_benchmark",
+    "rcdist/inference/card": "jobs/test_pretrain",
+    "rcdist/inference/huggingface/configuration_rcdist": "inference/test_export_hf",
+    "rcdist/inference/huggingface/modeling_rcdist": "inference/test_export_hf",
+    "jobs/export": "jobs/test_pretrain",
+    "rcdist/inference/folder": "inference/test_packed",
     "rcdist/inference/load": "jobs/test_pretrain",
     "rcdist/inference/score": "jobs/test_pretrain",
     "rcdist/printing": "test_exits",

@@ -114,6 +114,11 @@ class Tokenizer:
         text = "bytes" if self._backend is None else self._backend.to_str()
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def describe(self) -> tuple[dict[str, Any], str]:
+        """Return a tokenizer.json that gives the same ids, and the text of the document boundary."""
+        backend = _byte_backend() if self._backend is None else self._backend
+        return json.loads(backend.to_str()), str(backend.id_to_token(self.eod_id))
+
     def save(self, folder: Path) -> None:
         """Write the tokenizer into a folder; `load_tokenizer` reads it."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -121,6 +126,19 @@ class Tokenizer:
             (folder / _BYTES_FILE).write_text(json.dumps({"kind": "bytes"}))
         else:
             self._backend.save(str(folder / _FILE))
+
+
+def _byte_backend() -> tokenizers.Tokenizer:
+    """Return a byte-level BPE without merges, whose ids are the bytes."""
+    shown = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(_NUM_BYTES) if byte not in shown]
+    # As byte-level tokenizers write bytes: those that are no visible character follow after the first 256.
+    letters = {byte: chr(byte) for byte in shown} | {byte: chr(_NUM_BYTES + i) for i, byte in enumerate(hidden)}
+    backend = tokenizers.Tokenizer(models.BPE({letters[byte]: byte for byte in range(_NUM_BYTES)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([END_OF_DOCUMENT])
+    return backend
 
 
 def _unpickle(text: str | None, changes: tuple[str, ...]) -> Tokenizer:

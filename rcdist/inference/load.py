@@ -12,6 +12,7 @@ from rcdist.checkpoint.weights import read_trained_weights
 from rcdist.config import JobConfig
 from rcdist.data.tokenizer import Tokenizer, load_tokenizer
 from rcdist.errors import CheckpointError, ConfigError
+from rcdist.inference.folder import is_packed, read_packed
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import build_bank
 from rcdist.ops.host import prepare_host
@@ -24,16 +25,18 @@ class LoadedModel:
     Attributes:
         model: in evaluation mode, on `device`, in the precision it was trained in.
         tokenizer: the one the model was trained with, proved by digest.
-        config: the run's resolved configuration.
-        manifest: the checkpoint's.
-        folder: the checkpoint itself.
+        config: the run's resolved configuration; of a packed folder only what makes the model.
+        step: optimizer steps done.
+        folder: the checkpoint or packed folder itself.
+        manifest: the checkpoint's; None: it is a packed folder.
     """
 
     model: LanguageModel
     tokenizer: Tokenizer
     config: JobConfig
-    manifest: Manifest
+    step: int
     folder: Path
+    manifest: Manifest | None = None
 
 
 def choose_device(choice: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -48,13 +51,20 @@ def choose_device(choice: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 def load_model(path: Path, device: torch.device) -> LoadedModel:
-    """Load a checkpoint; its frozen matrices are made again from their specs and proved by digest.
+    """Load a checkpoint or a packed folder; frozen matrices are made again from their specs and proved by digest.
+
+    Args:
+        path: a run's folder, a step-... folder or a packed folder.
+        device: where the model is to be.
 
     Raises:
         CheckpointError: damaged, or its reservoir or tokenizer cannot be made again with the same digest.
     """
     if device.type == "cpu":
         prepare_host()
+    if is_packed(path):
+        packed = read_packed(path, device)
+        return LoadedModel(packed.model, packed.tokenizer, packed.config, packed.step, path)
     found = find_at(path)
     folder, manifest = found.folder, found.manifest
     config = JobConfig(**read_settings(folder))
@@ -79,4 +89,4 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
     model.load_state_dict(read_trained_weights(found), strict=True)
     if config.train.precision == "bf16":
         model.to(torch.bfloat16)
-    return LoadedModel(model.to(device).eval(), tokenizer, config, manifest, folder)
+    return LoadedModel(model.to(device).eval(), tokenizer, config, manifest.step, folder, manifest)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +112,12 @@ class ReservoirBank(nn.Module):
             array = self.get_buffer(_buffer_name(spec.key, name)).cpu().numpy()
             packed.append(pack_ternary(array) if part.is_ternary else _as_bytes(array))
         return np.concatenate(packed)
+
+    def without(self, keys: Collection[str]) -> "ReservoirBank":
+        """Return the bank of the other matrices, over the same tensors."""
+        specs = [spec for spec in self.specs if spec.key not in keys]
+        parts = [{name: self.get_buffer(_buffer_name(spec.key, name)) for name in spec.parts()} for spec in specs]
+        return ReservoirBank(specs, parts)
 
     def pack(self) -> PackedBank:
         """Pack the resident matrices to two bits per weight."""

@@ -10,9 +10,10 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from contextvars import ContextVar
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,20 @@ observers: list[Callable[[str, tuple[Any, ...]], None]] = []
 """Called with the name and the arguments of every kernel that runs, for measurements."""
 
 
+_Record = Callable[[Callable[[], object], tuple[Any, ...]], None]
+_record: ContextVar[_Record | None] = ContextVar("record", default=None)
+
+
+@contextlib.contextmanager
+def recorded(record: _Record) -> Iterator[None]:
+    """Tell `record` of every call of a kernel in this context: what makes it again, and its arguments."""
+    token = _record.set(record)
+    try:
+        yield
+    finally:
+        _record.reset(token)
+
+
 def is_available() -> bool:
     """Say whether the kernels could be compiled and loaded; compiles at the first call (5 to 15 s)."""
     return _library(isa()) is not None
@@ -74,7 +89,11 @@ def call(kernel: str, like: Tensor | None, *arguments: Any) -> None:
         observe(kernel, arguments)
     function = _function(isa(), kernel, tuple(map(_type, arguments)))
     addresses = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
-    function(0 if like is None else _DTYPES[like.dtype], *addresses, torch.get_num_threads())
+    dtype, threads = 0 if like is None else _DTYPES[like.dtype], torch.get_num_threads()
+    function(dtype, *addresses, threads)
+    record = _record.get()
+    if record is not None:
+        record(partial(function, dtype, *addresses, threads), arguments)
 
 
 def query(name: str, *arguments: int) -> int:

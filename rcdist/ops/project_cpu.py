@@ -10,12 +10,15 @@ from rcdist.ops.matmul import matmul
 from rcdist.ops.matmul import product_dtype as product_dtype
 from rcdist.ops.native import call
 from rcdist.ops.topology import BlockDiagonalMap, DenseMap, HadamardMap, LinearMap
+from rcdist.ops.two_bits import TwoBitMap
 from rcdist.ops.weights import nonzero
 
 
 def forward(like: Tensor, codes_MK: Tensor, rows_M: Tensor, matrix: LinearMap, columns_N: Tensor) -> Tensor:
     """Return (codes A^T) * rows * columns, (M, N) in the dtype of `like`."""
     columns_N = columns_N.contiguous()
+    if isinstance(matrix, TwoBitMap):
+        return matrix.scaled_product(like, codes_MK, rows_M, columns_N)
     if isinstance(matrix, DenseMap):
         return scaled_int8_matmul(like, codes_MK, rows_M, matrix.ternary_NK, columns_N)
     out = torch.empty(len(codes_MK), matrix.shape[0], dtype=like.dtype)

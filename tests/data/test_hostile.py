@@ -6,7 +6,7 @@
 import itertools
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -62,7 +62,7 @@ def prepare(config: JobConfig) -> tuple[PreparedData | None, RcdistError | None]
 def evaluate(config: JobConfig, prepared: PreparedData, model: LanguageModel) -> None:
     """Measure a model, which has learnt nothing, on the same text."""
     tokenizer = load_tokenizer(Path(prepared.tokenizer_dir))
-    loaded = LoadedModel(model, tokenizer, config, cast(Any, None), config.storage)
+    loaded = LoadedModel(model, tokenizer, config, 0, config.storage)
     scores = score_text(loaded, config.data.train, text_column=config.data.text_column, max_tokens=50)
     assert 0 < scores["eval/loss_nats"] < float("inf") and 0 < scores["tokens"] <= 50
 

@@ -41,6 +41,16 @@ def test_deltas(run: Run) -> None:
         check_ratio(found[name])
 
 
+def test_decode(run: Run) -> None:
+    found = run("decode", "--plan", "G@a", "--decoded", "3")
+    for name in ("decode", "prefill"):
+        assert found[name]["plan_over_T"]["median"] > 0 and found[name]["llama_over_T"]["median"] > 0
+        assert found[name]["tokens_per_s"].keys() == {"T", "plan", "llama"}
+    assert found["llama_dtype"] in ("float32", "bfloat16")
+    # Two bits a weight of the block beside two bytes; the embedding is float32 here.
+    assert found["weights_bytes"]["T"] < found["weights_bytes"]["llama_bf16"]
+
+
 def test_scan(run: Run) -> None:
     found = run("scan")
     check_ratio(found["4096"])

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -161,3 +163,36 @@ def test_generate_continues_a_prompt_the_same_way_twice(
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1]
     assert texts[0].startswith("She was") and len(texts[0].strip()) > len("She was")
+
+
+@pytest.mark.usefixtures("ray_cpu")
+def test_exports_are_the_checkpoint_itself(
+    submitted: tuple[JobConfig, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, packed, pairs = submitted[0], tmp_path / "packed", tmp_path / "pairs.parquet"
+    for form in ("packed", "hf"):
+        arguments = [f"--checkpoint={config.run_dir}", f"--out={tmp_path / form}", f"--format={form}"]
+        assert run_in_process("export.py", arguments) == 0
+        assert "step 10 of 'unbroken'" in capsys.readouterr().out
+        card = (tmp_path / form / "README.md").read_text()
+        counts = count_parameters(config.architecture)
+        assert f"| parameters stored | {counts.stored:,} |" in card and "bits per byte" in card
+        # Not over what is there, and not of what is an export itself.
+        assert run_in_process("export.py", arguments) == 2
+        assert capsys.readouterr().err.startswith("out=")
+    assert run_in_process("export.py", [f"--checkpoint={packed}", f"--out={tmp_path / 'again'}"]) == 2
+    assert "an export itself" in capsys.readouterr().err
+    pq.write_table(pa.table({"sentence_good": ["She was"], "sentence_bad": ["was She"], "uid": ["x"]}), pairs)
+    found = {}
+    for folder in (config.run_dir, packed):
+        arguments = [f"--checkpoint={folder}", "--json", f"--blimp={pairs}"]
+        assert run_in_process("evaluate.py", arguments) == 0
+        found[folder] = json.loads(capsys.readouterr().out)
+    assert found[packed]["blimp"] == found[config.run_dir]["blimp"]
+    assert found[packed]["texts"]["austen"] == pytest.approx(found[config.run_dir]["texts"]["austen"], rel=1e-5)
+    texts = []
+    for folder in (config.run_dir, packed):
+        arguments = [f"--checkpoint={folder}", "--prompt=She was", "--max_tokens=12", "--top_p=0.9", "--stop=zzz"]
+        assert run_in_process("generate.py", arguments) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]

@@ -19,7 +19,7 @@ template <class T, bool is_glu>
 static void gated_forward(
     const T* a, i64 a_stride, const T* b, i64 b_stride, const float* a_gain, const float* u_gain, float eps,
     std::int8_t* codes, float* scale, float* a_inverse, float* u_inverse, i64 rows, i64 width, int threads) {
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads) if (rows > 1)
     {
         std::vector<float> buffer(width);
         float* row = buffer.data();
@@ -49,7 +49,7 @@ static void gated_backward(
     const T* a, i64 a_stride, const T* b, i64 b_stride, const float* a_gain, const float* u_gain,
     const float* a_inverse, const float* u_inverse, const T* dz, T* da, i64 da_stride, T* db, i64 db_stride,
     float* da_gain, float* du_gain, i64 rows, i64 width, int threads) {
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads) if (rows > 1)
     {
         std::vector<float> buffer(5 * width);
         float *a_sums = da_gain + omp_get_thread_num() * width, *u_sums = du_gain + omp_get_thread_num() * width;

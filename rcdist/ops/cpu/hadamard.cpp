@@ -140,6 +140,109 @@ static void contract(
     }
 }
 
+// Few tokens, as in generation: a vector holds channels of one token, and no lane is idle. Stages come in the order of
+// `transform`, so that sums are rounded alike.
+
+// The stages between the vectors of a block that lies in registers.
+static inline void butterflies_between(vector* r) {
+    for (int step = 1; step < LANES; step *= 2)
+        for (int k = 0; k < LANES; k++)
+            if (!(k & step)) {
+                vector a = r[k], b = r[k + step];
+                r[k] = a + b;
+                r[k + step] = a - b;
+            }
+}
+
+// x = its transform over runs of `size` channels, at least LANES x LANES, in place.
+static void transform_token(float* x, i64 width, i64 size) {
+    for (i64 block = 0; block < width; block += LANES * LANES) {
+        vector r[LANES];
+        for (i64 j = 0; j < LANES; j++) r[j] = load_vector(x + block + j * LANES);
+        transpose(r);
+        butterflies_between(r);
+        transpose(r);
+        butterflies_between(r);
+        for (i64 j = 0; j < LANES; j++) store_vector(x + block + j * LANES, r[j]);
+    }
+    for (i64 half = LANES * LANES; half < size; half *= 2)
+        for (i64 run = 0; run < width; run += 2 * half)
+            for (i64 j = run; j < run + half; j += LANES) {
+                vector a = load_vector(x + j), b = load_vector(x + j + half);
+                store_vector(x + j, a + b);
+                store_vector(x + j + half, a - b);
+            }
+}
+
+// b = a, moved by the permutation if there is one.
+static inline void move(const float* a, const std::int32_t* index, float* b, i64 width) {
+    if (!index) std::memcpy(b, a, width * sizeof(float));
+    else
+        for (i64 i = 0; i < width; i++) b[i] = a[index[i]];
+}
+
+template <class T>
+static inline void store_token(
+    const float* b, float scale, const float* column, T* out, i64 count, bool add) {
+    for (i64 i = 0; i < count; i++) {
+        float value = b[i] * scale * (column ? column[i] : 1.0f);
+        store(out + i, add ? value + load(out + i) : value);
+    }
+}
+
+// As `expand` with a shared first half, a token at a time; no threads: it takes less time than to start them.
+template <class S, class T>
+static void expand_tokens(
+    const S* x, i64 x_stride, const float* row, const float* column, const std::int8_t* first,
+    const std::int8_t* second, i64 second_stride, const std::int32_t* index, T* out, i64 out_stride, Shape shape,
+    bool add) {
+    const i64 width = shape.width;
+    std::vector<float> memory(2 * width);
+    float *a = memory.data(), *b = a + width;
+    for (i64 m = 0; m < shape.rows; m++) {
+        const float scale = (row ? row[m] : 1.0f) * (1.0f / float(shape.size));
+        for (i64 i = 0; i < width; i++) a[i] = load(x + m * x_stride + i) * float(first[i]);
+        transform_token(a, width, shape.size);
+        for (i64 s = 0; s < shape.stacked; s++) {
+            const std::int8_t* flips = second + s * second_stride;
+            move(a, index, b, width);
+            for (i64 i = 0; i < width; i++) b[i] *= float(flips[i]);
+            transform_token(b, width, shape.size);
+            store_token(
+                b, scale, column ? column + s * width : nullptr, out + m * out_stride + s * width, shape.count(s), add);
+        }
+    }
+}
+
+// As `contract` with a shared first half.
+template <class S, class T>
+static void contract_tokens(
+    const S* y, i64 y_stride, const float* row, const float* column_in, const float* column_out,
+    const std::int8_t* first, const std::int8_t* second, i64 second_stride, const std::int32_t* index, T* out,
+    i64 out_stride, Shape shape, bool add) {
+    const i64 width = shape.width;
+    std::vector<float> memory(2 * width);
+    float *a = memory.data(), *sum = a + width;
+    for (i64 m = 0; m < shape.rows; m++) {
+        for (i64 s = 0; s < shape.stacked; s++) {
+            const S* from = y + m * y_stride + s * width;
+            const float* factor = column_in ? column_in + s * width : nullptr;
+            const std::int8_t* flips = second + s * second_stride;
+            const i64 count = shape.count(s);
+            for (i64 i = 0; i < count; i++) a[i] = load(from + i) * (factor ? factor[i] : 1.0f);
+            for (i64 i = count; i < width; i++) a[i] = 0;
+            transform_token(a, width, shape.size);
+            for (i64 i = 0; i < width; i++) sum[i] = (s ? sum[i] : 0.0f) + a[i] * float(flips[i]);
+        }
+        move(sum, index, a, width);
+        transform_token(a, width, shape.size);
+        for (i64 i = 0; i < width; i++) a[i] *= float(first[i]);
+        store_token(a, (row ? row[m] : 1.0f) * (1.0f / float(shape.size)), column_out, out + m * out_stride, width, add);
+    }
+}
+
+static const i64 FEW_TOKENS = LANES / 4;
+
 // first: stacked or, if shared, 1 x width; second: stacked x width; strides between rows of them. index: where a
 // channel comes from between the transforms, or null. is_codes: x is int8 and out has the dtype; else both have it.
 extern "C" void rc_hadamard(
@@ -148,6 +251,23 @@ extern "C" void rc_hadamard(
     int shared, const std::int32_t* index, void* out, i64 out_stride, i64 rows, i64 width, i64 outputs, i64 size,
     int add, int threads) {
     Shape shape = {rows, width, outputs, size, (outputs + width - 1) / width};
+    if (shared && rows <= FEW_TOKENS && size >= LANES * LANES) {
+#define CALL_FEW(S)                                                                                                   \
+    DISPATCH(dtype, T, if (is_transposed) contract_tokens<S, T>(                                                      \
+        (const S*)x, x_stride, row, column_in, column_out, first, second, second_stride, index, (T*)out, out_stride,  \
+        shape, add);                                                                                                  \
+        else expand_tokens<S, T>(                                                                                     \
+            (const S*)x, x_stride, row, column_out, first, second, second_stride, index, (T*)out, out_stride, shape,  \
+            add))
+        if (is_codes) {
+            CALL_FEW(std::int8_t)
+        } else if (dtype == 0) {
+            CALL_FEW(float)
+        } else {
+            CALL_FEW(bf16)
+        }
+        return;
+    }
     Flips flips = {{}, {}, width, bool(shared), index};
     for (i64 s = 0; s < shape.stacked; s++) {
         if (s == 0 || !shared) flips.first.insert(flips.first.end(), first + s * first_stride, first + s * first_stride + width);

@@ -9,7 +9,7 @@ template <class T>
 static void add_norm_quantise(
     const T* x, const T* delta, T* x_new, const float* gain, float eps, std::int8_t* codes, float* scale,
     float* inverse, i64 rows, i64 width, int threads) {
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads) if (rows > 1)
     {
         std::vector<float> buffer(width);
         float* row = buffer.data();
@@ -34,7 +34,7 @@ template <class T>
 static void add_norm_backward(
     const T* x, const float* gain, const float* inverse, const T* dz, const T* dx_new, T* dx, float* dgain, i64 rows,
     i64 width, int threads) {
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads) if (rows > 1)
     {
         std::vector<float> buffer(2 * width);
         float* sums = dgain + omp_get_thread_num() * width;

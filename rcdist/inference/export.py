@@ -1,0 +1,82 @@
+"""Turn a loaded checkpoint into a folder that is used without training state."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from rcdist.errors import CheckpointError, ConfigError
+from rcdist.inference.card import write_card
+from rcdist.inference.export_hf import write_huggingface
+from rcdist.inference.folder import WEIGHTS, write_packed
+from rcdist.inference.load import LoadedModel
+
+_USE = {
+    "packed": """```
+python jobs/generate.py --checkpoint {folder} --prompt "It was"
+python jobs/evaluate.py --checkpoint {folder} --text FILE
+```""",
+    "hf": """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+model = AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)
+inputs = tokenizer("It was", return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0], skip_special_tokens=True))
+```""",
+}
+"""How each form is used."""
+
+
+def export_model(loaded: LoadedModel, out: Path, form: Literal["packed", "hf"]) -> str:
+    """Write a folder, and return a line that says what it holds.
+
+    Args:
+        loaded: a training checkpoint.
+        out: must not exist, or be an empty folder.
+        form: packed: two bits a weight. hf: what transformers loads.
+
+    Raises:
+        ConfigError: the folder has something in it or cannot be written, or the model is not ternary.
+        CheckpointError: what was loaded is no training checkpoint.
+    """
+    config = loaded.config
+    if loaded.manifest is None:
+        raise CheckpointError("checkpoint", str(loaded.folder), "an export itself", "Give the run's folder")
+    if config.model.rounding != "nearest":
+        raise ConfigError("model.rounding", config.model.rounding, "its weights are not ternary", "Use another run")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError("out", str(out), "there is something already", "Choose a folder that is not there, or empty")
+    card = write_card(config, loaded.manifest, _USE[form].format(folder=out.name))
+    parts = (loaded.model, loaded.tokenizer, config)
+    with complete_folder(out) as folder:
+        if form == "packed":
+            write_packed(folder, *parts, loaded.step, card)
+        else:
+            write_huggingface(folder, *parts, card)
+    size = (out / WEIGHTS).stat().st_size
+    return f"{out}: step {loaded.step} of {config.name!r}, plan {config.reservoir.plan}, {size:,} bytes of weights"
+
+
+@contextmanager
+def complete_folder(out: Path) -> Iterator[Path]:
+    """Give a temporary folder, which becomes `out` in one step when all is in it.
+
+    Raises:
+        ConfigError: it cannot be written, or `out` has something in it.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as name:
+            folder = Path(name) / "folder"
+            folder.mkdir()
+            yield folder
+            for path in folder.rglob("*"):
+                path.chmod(0o755 if path.is_dir() else 0o644)
+            if out.is_dir():
+                out.rmdir()
+            folder.rename(out)
+    except OSError as error:
+        rule = f"cannot be written ({error.strerror or error})"
+        raise ConfigError("out", str(out), rule, "Choose a folder that is not there, or empty") from error

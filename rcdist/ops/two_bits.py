@@ -1,0 +1,60 @@
+"""A ternary matrix that stays at two bits a weight in memory, for inference on a CPU."""
+
+# Shapes: M vectors, K inputs, N outputs.
+
+import torch
+from torch import Tensor
+
+from rcdist.ops import native
+from rcdist.ops.topology import DenseMap, LinearMap
+
+
+class TwoBitMap:
+    """Multiply by a table of -1, 0, 1 of which four lie in a byte, as ops/cpu/two_bits.cpp reads them.
+
+    Products of int8 codes are summed exactly, as by every other kernel. Few vectors at a time, as in generation, take
+    the time of reading N K / 4 bytes. Other products unpack the table first.
+
+    Args:
+        ternary_NK: int8 of -1, 0, 1, contiguous, on the CPU; it is not kept.
+    """
+
+    def __init__(self, ternary_NK: Tensor) -> None:
+        self.shape = (ternary_NK.shape[0], ternary_NK.shape[1])
+        self.packed = torch.empty(native.query("two_bit_bytes", *self.shape), dtype=torch.uint8)
+        native.call("pack_two_bits", None, ternary_NK, self.packed, *self.shape)
+
+    def unpack(self) -> Tensor:
+        """Return the table, int8 (N, K)."""
+        ternary_NK = torch.empty(self.shape, dtype=torch.int8)
+        native.call("unpack_two_bits", None, self.packed, ternary_NK, *self.shape)
+        return ternary_NK
+
+    def scaled_product(self, like: Tensor, codes_MK: Tensor, rows_M: Tensor, columns_N: Tensor) -> Tensor:
+        """Return (codes A^T) * rows * columns, (M, N) in the dtype of `like`."""
+        out = torch.empty(len(codes_MK), self.shape[0], dtype=like.dtype)
+        arguments = (codes_MK, self.packed, rows_M, columns_N, out)
+        native.call("two_bit_product", out, *arguments, len(codes_MK), *self.shape)
+        return out
+
+    def times(self, x_MK: Tensor) -> Tensor:
+        """Return x A^T; int8 codes are summed exactly and returned in float32."""
+        return self._unpacked().times(x_MK)
+
+    def times_transposed(self, y_MN: Tensor) -> Tensor:
+        """Return y A."""
+        return self._unpacked().times_transposed(y_MN)
+
+    def to(self, dtype: torch.dtype) -> LinearMap:
+        """Return the map with its table in a float dtype."""
+        return self._unpacked().to(dtype)
+
+    def _unpacked(self) -> DenseMap:
+        return DenseMap({"ternary": self.unpack()}, self.shape)
+
+
+def compact_map(ternary_NK: Tensor) -> LinearMap:
+    """Return the smallest map of a ternary table that its device has kernels for: two bits a weight, else a byte."""
+    if ternary_NK.device.type == "cpu" and native.is_available():
+        return TwoBitMap(ternary_NK.contiguous())
+    return DenseMap({"ternary": ternary_NK}, (ternary_NK.shape[0], ternary_NK.shape[1]))
