@@ -80,6 +80,7 @@ TESTED_ELSEWHERE = {
     "rcdist/benchmark/deepspeed_loop": "runs as processes of benchmark/test_overhead",
     "rcdist/benchmark/kernels": "needs a GPU",
     "rcdist/benchmark/operations": "jobs/test_benchmark",
+    "rcdist/benchmark/residence": "jobs/test_benchmark",
     "rcdist/benchmark/steps": "jobs/test_benchmark",
     "rcdist/chaos/context": "chaos/test_faults",
     "rcdist/chaos/damage": "chaos/test_faults",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rcdist.benchmark.operations import time_once
 from rcdist.benchmark.pairs import measure_pairs, ratio
+from rcdist.benchmark.residence import decode_llama, measure_residence
 from rcdist.benchmark.steps import build_llama, build_ours, random_tokens
 from rcdist.config import ModelConfig, ReservoirConfig
 from rcdist.inference.decoder import Decoder
@@ -52,10 +53,12 @@ def measure_decode(
     found["weights_bytes"] = {name: resident_bytes(ours) for name, ours in packed.items()}
     if "llama" in others:
         llama, chosen = _faster_llama(model, tokens[:, 0], device)
-        decode["llama"] = partial(_decode_llama, llama, tokens[:, 0], count)
+        decode["llama"] = partial(decode_llama, llama, tokens[:, 0], count)
         prefill["llama"] = partial(_prefill_llama, llama, tokens[:, :length])
         found["llama_dtype"] = chosen
         found["weights_bytes"]["llama_bf16"] = 2 * sum(p.numel() for p in llama.parameters())
+    if device.type == "cpu":
+        found["resident_bytes"] = measure_residence(model, (count, 10 * count), "llama" in others)
     with torch.inference_mode():
         for title, arms, per in (("decode", decode, batch * count), ("prefill", prefill, batch * length)):
             seconds = measure_pairs(arms, pairs)
@@ -82,17 +85,6 @@ def _prefill(model: LanguageModel, scope: WeightsQuantisedOnce, tokens_BT: Tenso
         return model.prefill(tokens_BT, last_only=True)[0]
 
 
-def _decode_llama(model: nn.Module, first_B: Tensor, count: int) -> Tensor:
-    token_B = first_B
-    kept: dict[str, Any] = {}
-    for _ in range(count):
-        out = model(input_ids=token_B[:, None], use_cache=True, **kept)
-        name = "cache" if "cache" in out else "past_key_values"  # before transformers 5.20 or so
-        kept = {name: out[name]}
-        token_B = out.logits[:, -1].argmax(-1)
-    return token_B
-
-
 def _prefill_llama(model: nn.Module, tokens_BT: Tensor) -> Tensor:
     logits: Tensor = model(input_ids=tokens_BT, use_cache=True, logits_to_keep=1).logits
     return logits
@@ -104,7 +96,7 @@ def _faster_llama(model: ModelConfig, first_B: Tensor, device: torch.device) -> 
     for dtype in (torch.bfloat16, torch.float32):
         llama = build_llama(model, device, dtype).eval()
         with torch.inference_mode():
-            timed[dtype] = min(time_once(partial(_decode_llama, llama, first_B, _TRIED)) for _ in range(2))
+            timed[dtype] = min(time_once(partial(decode_llama, llama, first_B, _TRIED)) for _ in range(2))
         del llama
     best = min(timed, key=lambda dtype: timed[dtype])
     return build_llama(model, device, best).eval(), str(best).removeprefix("torch.")

@@ -20,7 +20,7 @@ python jobs/evaluate.py --checkpoint {folder} --text FILE
     "hf": """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}", trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)
 inputs = tokenizer("It was", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0], skip_special_tokens=True))

@@ -15,7 +15,7 @@ from rcdist.errors import CheckpointError, ConfigError
 from rcdist.inference.folder import is_packed, read_packed
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import build_bank
-from rcdist.ops.host import prepare_host
+from rcdist.ops.host import prepare_host, release_freed
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,14 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
     Raises:
         CheckpointError: damaged, or its reservoir or tokenizer cannot be made again with the same digest.
     """
-    if device.type == "cpu":
-        prepare_host()
     if is_packed(path):
         packed = read_packed(path, device)
+        release_freed()  # of tables of a byte a weight
+        if device.type == "cpu":
+            prepare_host()
         return LoadedModel(packed.model, packed.tokenizer, packed.config, packed.step, path)
+    if device.type == "cpu":
+        prepare_host()
     found = find_at(path)
     folder, manifest = found.folder, found.manifest
     config = JobConfig(**read_settings(folder))

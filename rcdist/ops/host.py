@@ -28,3 +28,11 @@ def prepare_host(threads: int | None = None) -> None:
         return
     for name, value in ((_MMAP_THRESHOLD, _LARGEST_KEPT), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**26)):
         mallopt(ctypes.c_int(name), ctypes.c_int(value))
+
+
+def release_freed() -> None:
+    """Give freed memory back to the system, where the C library can: after work that needs far more than what stays."""
+    try:
+        ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
+    except (AttributeError, OSError):  # not glibc
+        return

@@ -53,7 +53,7 @@ def test_logits_and_state_are_the_trained_models(choice: dict, norm: str, tmp_pa
 def test_it_generates_the_same_text_greedily_and_in_a_padded_batch(tmp_path: Path) -> None:
     tokenizer = own_bpe()
     ours, theirs = export(tmp_path / "out", {"plan": "T cG@a"}, tokenizer, vocab_size=400)
-    loaded = AutoTokenizer.from_pretrained(tmp_path / "out")
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=True)
     prompts = ["It is a truth", "that"]
     batch = loaded(prompts, return_tensors="pt", padding=True)
     made = theirs.generate(**batch, max_new_tokens=12, do_sample=False)
@@ -68,7 +68,7 @@ def test_it_generates_the_same_text_greedily_and_in_a_padded_batch(tmp_path: Pat
 def test_the_tokenizer_gives_the_same_ids_and_text(kind: str, tmp_path: Path) -> None:
     tokenizer = all_kinds(tmp_path)[kind]
     export(tmp_path / "out", {"plan": "T"}, tokenizer, vocab_size=tokenizer.vocab_size)
-    loaded = AutoTokenizer.from_pretrained(tmp_path / "out")
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=True)
     for text in ("It is  a truth,\n\tthat", "Zürich 東京 \U0001f600", " <|endofdocument|></s>", "", "\x00\x7f"):
         assert loaded(text)["input_ids"] == encode_prompt(tokenizer, text)
         ids = tokenizer.encode_batch([text])[0]
@@ -79,7 +79,7 @@ def test_it_needs_nothing_of_rcdist(tmp_path: Path) -> None:
     export(tmp_path / "out", {"plan": "T"})
     code = (
         "import sys; from transformers import AutoModelForCausalLM as M, AutoTokenizer as A\n"
-        "t, m = A.from_pretrained('out'), M.from_pretrained('out', trust_remote_code=True)\n"
+        "t, m = A.from_pretrained('out', trust_remote_code=True), M.from_pretrained('out', trust_remote_code=True)\n"
         "print(m.generate(**t('It', return_tensors='pt'), max_new_tokens=2, do_sample=False).shape)\n"
         "assert not [n for n in sys.modules if n.startswith('rcdist')]\n"
     )

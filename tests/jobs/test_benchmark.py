@@ -49,6 +49,7 @@ def test_decode(run: Run) -> None:
     assert found["llama_dtype"] in ("float32", "bfloat16")
     # Two bits a weight of the block beside two bytes; the embedding is float32 here.
     assert found["weights_bytes"]["T"] < found["weights_bytes"]["llama_bf16"]
+    assert found["resident_bytes"].keys() == {"ours after 3", "ours after 30", "llama_bf16"}
 
 
 def test_scan(run: Run) -> None:
