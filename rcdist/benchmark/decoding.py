@@ -34,8 +34,8 @@ def measure_decode(
 ) -> dict[str, Any]:
     """Time decoding `count` tokens from the first one on, greedily, and prefill of `length` tokens, in one command.
 
-    The Llama is in the dtype in which it decodes faster here; it keeps keys and values. Only the logits of the last
-    position are computed in prefill, by both.
+    Each Llama is in the dtype in which it does the work faster here; it keeps keys and values. In prefill both compute
+    the logits of the last position only.
     """
     tokens = random_tokens(model, batch, length, device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -52,11 +52,14 @@ def measure_decode(
     found: dict[str, Any] = {"tokens": count, "batch": batch, "prefill_tokens": length}
     found["weights_bytes"] = {name: resident_bytes(ours) for name, ours in packed.items()}
     if "llama" in others:
-        llama, chosen = _faster_llama(model, tokens[:, 0], device)
-        decode["llama"] = partial(decode_llama, llama, tokens[:, 0], count)
-        prefill["llama"] = partial(_prefill_llama, llama, tokens[:, :length])
-        found["llama_dtype"] = chosen
-        found["weights_bytes"]["llama_bf16"] = 2 * sum(p.numel() for p in llama.parameters())
+        llamas = {
+            "decode": _faster_llama(model, device, partial(decode_llama, first_B=tokens[:, 0], count=_TRIED)),
+            "prefill": _faster_llama(model, device, partial(_prefill_llama, tokens_BT=tokens[:, :length])),
+        }
+        decode["llama"] = partial(decode_llama, llamas["decode"], tokens[:, 0], count)
+        prefill["llama"] = partial(_prefill_llama, llamas["prefill"], tokens[:, :length])
+        found["llama_dtype"] = {name: str(llama.dtype).removeprefix("torch.") for name, llama in llamas.items()}
+        found["weights_bytes"]["llama_bf16"] = 2 * sum(p.numel() for p in llamas["decode"].parameters())
     if device.type == "cpu":
         found["resident_bytes"] = measure_residence(model, (count, 10 * count), "llama" in others)
     with torch.inference_mode():
@@ -90,13 +93,12 @@ def _prefill_llama(model: nn.Module, tokens_BT: Tensor) -> Tensor:
     return logits
 
 
-def _faster_llama(model: ModelConfig, first_B: Tensor, device: torch.device) -> tuple[nn.Module, str]:
-    """Return a Llama in the dtype in which a few tokens take less time, each tried twice."""
+def _faster_llama(model: ModelConfig, device: torch.device, work: Callable[[nn.Module], object]) -> nn.Module:
+    """Return a Llama in the dtype in which it does some work in less time, each tried twice."""
     timed = {}
     for dtype in (torch.bfloat16, torch.float32):
         llama = build_llama(model, device, dtype).eval()
         with torch.inference_mode():
-            timed[dtype] = min(time_once(partial(decode_llama, llama, first_B, _TRIED)) for _ in range(2))
+            timed[dtype] = min(time_once(partial(work, llama)) for _ in range(2))
         del llama
-    best = min(timed, key=lambda dtype: timed[dtype])
-    return build_llama(model, device, best).eval(), str(best).removeprefix("torch.")
+    return build_llama(model, device, min(timed, key=lambda dtype: timed[dtype])).eval()
