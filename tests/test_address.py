@@ -1,6 +1,10 @@
 """Which Ray a job goes to: what is not an address, and a cluster that is gone, are one line within seconds."""
 
+import os
+import re
 import socket
+import subprocess
+import sys
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,11 +14,11 @@ import pytest
 
 import rcdist.address
 from rcdist.address import find_address
-from rcdist.cluster import is_local, ray_session
+from rcdist.cluster import is_local
 from rcdist.config import JobConfig
 from rcdist.errors import EXIT_BAD_CONFIG, EXIT_DOES_NOT_FIT, ClusterError, RcdistError
 from rcdist.ports import free_ports
-from tests.conftest import RayHead
+from tests.conftest import ROOT, RayHead
 
 
 def config(address: str | None = None) -> JobConfig:
@@ -86,11 +90,17 @@ def test_a_temporary_folder_too_deep_for_sockets(variable: str, monkeypatch: pyt
             assert find_address(config()) is None
 
 
-def test_a_ray_that_cannot_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ray_that_cannot_start_is_one_line() -> None:
+    # In a process of its own: this one may be connected to a Ray already.
+    imports = "from rcdist import cluster, config, exits\n"
+    code = imports + "exits.run_job(lambda _: cluster.ray_session(config.JobConfig()).__enter__())"
     with tempfile.NamedTemporaryFile() as file:  # no folder
-        monkeypatch.setenv("RAY_TMPDIR", file.name)
-        with pytest.raises(ClusterError, match=r"Ray cannot be started: .*Not a directory"), ray_session(config()):
-            pass
+        environment = {**os.environ, "RAY_TMPDIR": file.name, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=200
+        )
+    assert done.returncode == EXIT_DOES_NOT_FIT and "Traceback" not in done.stderr
+    assert re.search(r"Ray cannot be started: .*Not a directory", done.stderr)
 
 
 def test_ray_is_asked_for_the_path_of_its_sockets(tmp_path: Path) -> None:

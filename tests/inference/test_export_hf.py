@@ -13,7 +13,7 @@ from rcdist.inference.export_hf import write_huggingface
 from rcdist.inference.generate import Sampling, encode_prompt, generate_ids
 from rcdist.ops.weights import WeightsQuantisedOnce
 from tests.data.kinds import all_kinds, own_bpe
-from tests.inference.test_packed import CHOICES, settings, tokens, trained
+from tests.inference.test_packed import BOTH, settings, tokens, trained
 
 
 def export(folder: Path, choice: dict, tokenizer: Tokenizer | None = None, **model: object):  # noqa: ANN201
@@ -25,8 +25,9 @@ def export(folder: Path, choice: dict, tokenizer: Tokenizer | None = None, **mod
     return ours, AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
 
 
-@pytest.mark.parametrize("choice", [*CHOICES, {"plan": "cG@a", "topology": "hadamard", "version": 1}], ids=str)
-@pytest.mark.parametrize("norm", ["shared", "per_projection"])
+@pytest.mark.parametrize(
+    ("choice", "norm"), [*BOTH, ({"plan": "cG@a", "topology": "hadamard", "version": 1}, "shared")], ids=str
+)
 @torch.no_grad()
 def test_logits_and_state_are_the_trained_models(choice: dict, norm: str, tmp_path: Path) -> None:
     readout = "state" if norm == "shared" else "gate"

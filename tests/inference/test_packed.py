@@ -1,6 +1,7 @@
 """A packed model says what the trained one says, for every plan; its folder is whole, or refused by name."""
 
 import copy
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ CHOICES = [
     {"plan": "T c+r@a", "placement": "token_shift", "topology": {"r": "ring"}},
     {"plan": "T f@a", "placement": "gate", "gate": "f"},
 ]
+
+BOTH = [(choice, norm) for choice, norm in zip(CHOICES, itertools.cycle(["shared", "per_projection"]), strict=False)]
+"""Each with one kind of norm."""
 
 
 def settings(choice: dict, **model: object) -> JobConfig:
@@ -76,8 +80,7 @@ def check_same(model: LanguageModel, packed: LanguageModel) -> None:
         torch.testing.assert_close(packed_logits, logits, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=str)
-@pytest.mark.parametrize("norm", ["shared", "per_projection"])
+@pytest.mark.parametrize(("choice", "norm"), BOTH, ids=str)
 def test_packed_in_memory_and_from_its_folder_it_is_the_same_model(choice: dict, norm: str, tmp_path: Path) -> None:
     config = settings(choice, norm=norm)
     model = trained(config)
