@@ -5,7 +5,10 @@ import json
 import logging
 import os
 import secrets
+import shutil
+import tempfile
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -37,6 +40,27 @@ def write_file(path: Path, text: str, *, durably: bool = True) -> None:
         raise
     if durably:
         sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder, which becomes `path` in one step when all is in it, readable for everyone.
+
+    Args:
+        path: is not there, or an empty folder.
+
+    Raises:
+        OSError: it cannot be written, or `path` has something in it by then; nothing is left of it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        yield temporary
+        for inside in (temporary, *temporary.rglob("*")):
+            inside.chmod(0o755 if inside.is_dir() else 0o644)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def try_write(path: Path, text: str, *, durably: bool = True) -> bool:

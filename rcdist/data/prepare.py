@@ -3,10 +3,8 @@
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from rcdist.data.shards import CorpusInfo, ShardWriter, is_current, read_info, v
 from rcdist.data.sources import Source, fingerprint, read_documents, resolve_source
 from rcdist.data.tokenizer import Tokenizer, build_tokenizer, check_vocabulary, load_tokenizer, read_tokenizer
 from rcdist.errors import DataError
+from rcdist.storage import new_folder
 
 FORMAT_VERSION = 2
 """Of how text becomes ids, apart from the settings and the tokenizer: raise it where the same text gives others."""
@@ -188,18 +187,12 @@ def _check_lost(info: CorpusInfo, field: str, report: Callable[[str], None]) -> 
 @contextmanager
 def _complete_folder(folder: Path) -> Iterator[Path]:
     """Give a temporary folder and move it to `folder` when it is complete; another process may have been faster."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        yield temporary
-        os.chmod(temporary, 0o755)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with new_folder(folder) as temporary:
+            yield temporary
+    except OSError:
+        if not folder.is_dir():
+            raise
 
 
 def _tokenise(source: Source, tokenizer: Tokenizer, writer: ShardWriter, report: Callable[[str], None]) -> None:

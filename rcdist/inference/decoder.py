@@ -1,20 +1,24 @@
 """Step a model for several sequences at a time: as a CUDA graph on a GPU, from a tape on a CPU."""
 
-# Shapes: B sequences, V vocabulary, L layers, S state.
+# Shapes: B sequences, T tokens, V vocabulary, L layers, S state.
 
 import torch
+from torch import Tensor
 
 from rcdist.model.lm import LanguageModel
 from rcdist.ops.replay import Replay
 from rcdist.ops.tape import Tape
 from rcdist.ops.weights import WeightsQuantisedOnce
 
+_PREFILL_TOKENS = 2048
+"""Of a prompt at a time: memory does not grow with its length."""
+
 
 class Decoder:
     """Advance B sequences by one token each; what a step costs does not depend on how many came before.
 
-    Fill `token_B` and `state_LBS` in place, call `step`, and read `logits_BV` and `state_LBS`. The first step computes
-    as ever, the second is recorded, and from the third on the record is run.
+    Call `prefill`, or fill `state_LBS` in place; then fill `token_B`, call `step`, and read `logits_BV`. The first step
+    computes as ever, the second is recorded, and from the third on the record is run.
 
     Args:
         model: in evaluation mode; its weights must not change.
@@ -43,6 +47,22 @@ class Decoder:
         if not self._is_on_cpu:
             return self._replay.num_graphs > 0
         return self._tape is not None and self._tape.is_complete
+
+    @torch.no_grad()
+    def prefill(self, tokens_BT: Tensor, size: int = _PREFILL_TOKENS) -> None:
+        """Read prompts of one length from the zero state; `size` tokens at a time bound the memory.
+
+        Args:
+            tokens_BT: at least one token of each sequence.
+            size: tokens of each sequence at a time.
+        """
+        assert tokens_BT.shape[1] > 0, "a prompt has at least one token"
+        self.state_LBS.zero_()
+        with self._rounded:
+            for part_BT in tokens_BT.split(size, dim=1):
+                logits_BTV, state_LBS = self._model.prefill(part_BT, self.state_LBS, last_only=True)
+                self.state_LBS.copy_(state_LBS)
+        self.logits_BV.copy_(logits_BTV[:, -1])
 
     @torch.no_grad()
     def step(self) -> None:

@@ -1,6 +1,5 @@
 """Turn a loaded checkpoint into a folder that is used without training state."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from rcdist.inference.card import write_card
 from rcdist.inference.export_hf import write_huggingface
 from rcdist.inference.folder import WEIGHTS, write_packed
 from rcdist.inference.load import LoadedModel
+from rcdist.storage import new_folder
 
 _USE = {
     "packed": """```
@@ -67,16 +67,8 @@ def complete_folder(out: Path) -> Iterator[Path]:
         ConfigError: it cannot be written, or `out` has something in it.
     """
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as name:
-            folder = Path(name) / "folder"
-            folder.mkdir()
+        with new_folder(out) as folder:
             yield folder
-            for path in folder.rglob("*"):
-                path.chmod(0o755 if path.is_dir() else 0o644)
-            if out.is_dir():
-                out.rmdir()
-            folder.rename(out)
     except OSError as error:
         rule = f"cannot be written ({error.strerror or error})"
         raise ConfigError("out", str(out), rule, "Choose a folder that is not there, or empty") from error

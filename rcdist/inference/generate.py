@@ -1,6 +1,6 @@
 """Continue a prompt with the recurrent form: time and memory per token do not grow with the length."""
 
-# Shapes: B sequences, T tokens, V vocabulary, L layers, S state.
+# Shapes: V vocabulary.
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,8 @@ from rcdist.data.tokenizer import Tokenizer
 from rcdist.inference.decoder import Decoder
 from rcdist.inference.text import StopStrings, TextStream
 from rcdist.model.lm import LanguageModel
-from rcdist.ops.weights import WeightsQuantisedOnce
 
 _LEAST_TEMPERATURE = 1e-200
-_PREFILL_TOKENS = 2048
-"""Of a prompt at a time: memory does not grow with its length."""
 
 
 @dataclass(frozen=True)
@@ -59,27 +56,15 @@ def generate_ids(
     device = model.embedding.weight.device
     generator = torch.Generator("cpu").manual_seed(sampling.seed)
     decoder = Decoder(model, 1)
-    with WeightsQuantisedOnce():
-        logits_BV, state_LBS = prefill_in_parts(model, torch.tensor([list(prompt_ids)], device=device))
-    decoder.state_LBS.copy_(state_LBS)
-    unknown_V = unknown_mask(logits_BV.shape[1], known_ids)
+    decoder.prefill(torch.tensor([list(prompt_ids)], device=device))
+    unknown_V = unknown_mask(decoder.logits_BV.shape[1], known_ids)
     for _ in range(max_tokens):
-        token = choose(logits_BV[0].double().cpu().masked_fill(unknown_V, -torch.inf), sampling, generator)
+        token = choose(decoder.logits_BV[0].double().cpu().masked_fill(unknown_V, -torch.inf), sampling, generator)
         if token in stop_ids:
             return
         yield token
         decoder.token_B.fill_(token)
         decoder.step()
-        logits_BV = decoder.logits_BV
-
-
-def prefill_in_parts(model: LanguageModel, tokens_BT: Tensor, size: int = _PREFILL_TOKENS) -> tuple[Tensor, Tensor]:
-    """Return logits_BV after a prompt and the state (L, B, S); `size` tokens at a time bound the memory."""
-    state_LBS = None
-    for part_BT in tokens_BT.split(size, dim=1):
-        logits_BTV, state_LBS = model.prefill(part_BT, state_LBS, last_only=True)
-    assert state_LBS is not None, "a prompt has at least one token"
-    return logits_BTV[:, -1].contiguous(), state_LBS
 
 
 def unknown_mask(vocab_size: int, known_ids: Collection[int] | None) -> Tensor:

@@ -107,7 +107,7 @@ def _read_pairs(path: Path, max_pairs: int | None) -> list[tuple[str, str, str]]
     try:
         table = pq.read_table(path, columns=list(_PAIR_COLUMNS))
         rows = list(zip(*(table[name].cast(pa.string()).to_pylist() for name in _PAIR_COLUMNS), strict=True))
-    except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as error:
+    except (OSError, pa.ArrowException, KeyError) as error:
         reason = str(error).splitlines()[0]
         remedy = f"Give a parquet file with columns {', '.join(_PAIR_COLUMNS)}"
         raise DataError("blimp", str(path), f"cannot be read ({reason})", remedy) from error

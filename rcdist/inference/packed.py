@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from rcdist.model.bitlinear import BitLinear, FrozenLinear, Head
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import ReservoirBank, pack_ternary, unpack_ternary
-from rcdist.ops.topology import LinearMap
+from rcdist.ops.topology import DenseMap, LinearMap
 from rcdist.ops.two_bits import TwoBitMap, compact_map
 from rcdist.ops.weights import quantised_weight
 
@@ -163,7 +163,7 @@ def resident_bytes(model: LanguageModel) -> int:
     tensors = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     for layer in model.modules():
         if isinstance(layer, PackedLinear):
-            matrix = layer.matrix
-            held = matrix.packed if isinstance(matrix, TwoBitMap) else getattr(matrix, "ternary_NK")  # noqa: B009
+            assert isinstance(layer.matrix, TwoBitMap | DenseMap)
+            held = layer.matrix.packed if isinstance(layer.matrix, TwoBitMap) else layer.matrix.ternary_NK
             tensors[id(held)] = held
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from rcdist.inference.decoder import Decoder
-from rcdist.inference.generate import prefill_in_parts
 from rcdist.inference.packed import pack_model
 from rcdist.ops.weights import WeightsQuantisedOnce
 from tests.inference.test_packed import CHOICES, settings, tokens, trained
@@ -34,10 +33,12 @@ def test_a_prompt_of_any_length_is_read_in_parts() -> None:
     model = trained(settings({"plan": "T c+r@a", "placement": "token_shift"})).requires_grad_(False)
     inputs = tokens()[0]
     for size in (1, 7, 40, 100):
-        logits, state = prefill_in_parts(model, inputs, size)
+        decoder = Decoder(model, len(inputs))
+        decoder.state_LBS.fill_(3)  # of what was there before, nothing is left
+        decoder.prefill(inputs, size)
         whole, whole_state = model.prefill(inputs, last_only=True)
-        torch.testing.assert_close(logits, whole[:, -1], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(state, whole_state, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(decoder.logits_BV, whole[:, -1], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(decoder.state_LBS, whole_state, rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()
@@ -45,6 +46,7 @@ def test_the_state_does_not_grow() -> None:
     model = pack_model(trained(settings({"plan": "T cG@a"})))
     sizes = set()
     for count in (1_000, 5_000):
-        _, state = prefill_in_parts(model, torch.zeros(1, count, dtype=torch.int64))
-        sizes.add(state.numel() * state.element_size())
+        decoder = Decoder(model, 1)
+        decoder.prefill(torch.zeros(1, count, dtype=torch.int64))
+        sizes.add(decoder.state_LBS.numel() * decoder.state_LBS.element_size())
     assert sizes == {4 * 3 * 32}

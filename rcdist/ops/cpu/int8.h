@@ -132,6 +132,16 @@ static __attribute__((noinline)) void multiply(
 // Rows whose codes stay in the cache while panel after panel multiplies them.
 static const i64 CHUNK = 10 * ROWS;
 
+// A finish that writes out[m, n] = (sum - excess[m]) * row[m] * column[n]; out has rows of `outputs` elements.
+template <class T>
+static inline auto scaled_into(
+    T* out, const std::int32_t* excess, const float* row, const float* column, i64 outputs) {
+    return [=](i64 m, i64 first, i64 count, const std::int32_t* sums) {
+        T* to = out + m * outputs + first;
+        for (i64 n = 0; n < count; n++) store(to + n, float(sums[n] - excess[m]) * row[m] * column[first + n]);
+    };
+}
+
 // Codes of rows that are `stride` apart, a whole number of groups; `copy` keeps them where they had to be padded.
 static inline const std::int8_t* padded_codes(
     const std::int8_t* codes, i64 rows, i64 inputs, i64 stride, std::vector<std::int8_t>& copy) {

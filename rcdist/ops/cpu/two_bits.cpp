@@ -170,8 +170,5 @@ extern "C" void rc_two_bit_product(
         dtype, T,
         product(
             codes, packed, rows, outputs, inputs, threads,
-            [&](i64 m, i64 first, i64 count, const std::int32_t* sums) {
-                T* to = (T*)out + m * outputs + first;
-                for (i64 n = 0; n < count; n++) store(to + n, float(sums[n] - excess[m]) * row[m] * column[first + n]);
-            });)
+            scaled_into((T*)out, excess.data(), row, column, outputs));)
 }
