@@ -105,28 +105,40 @@ static inline __attribute__((always_inline)) void add_groups(
     }
 }
 
-// sums[COUNT][PANEL] = COUNT rows of codes, `stride` apart, times one panel.
-template <int COUNT>
-static __attribute__((noinline)) void multiply(
-    const std::int8_t* codes, i64 stride, const std::uint8_t* panel, i64 groups, std::int32_t* sums) {
+#if !defined(SUMS_IN_16_BITS)
+static const i64 GROUPS_IN_16_BITS = 0;  // sums have 32 bits from the start
+#endif
+
+// sums[COUNT][PANEL] = what `add(into, first, end)` adds up over all units, at most so many at a time in 16 bits.
+template <int COUNT, class Add>
+static inline __attribute__((always_inline)) void sum_units(
+    i64 units, [[maybe_unused]] i64 at_once, std::int32_t* sums, Add add) {
     sums_vector total[COUNT][VECTORS] = {};
 #if defined(SUMS_IN_16_BITS)
-    for (i64 first = 0; first < groups; first += GROUPS_IN_16_BITS) {
+    for (i64 first = 0; first < units; first += at_once) {
         sums_vector halves[COUNT][VECTORS] = {};
-        add_groups<COUNT>(
-            halves, codes, stride, panel, first, first + GROUPS_IN_16_BITS < groups ? first + GROUPS_IN_16_BITS : groups);
+        add(halves, first, first + at_once < units ? first + at_once : units);
 #pragma GCC unroll 8
         for (int r = 0; r < COUNT; r++)
 #pragma GCC unroll 8
             for (int v = 0; v < VECTORS; v++) total[r][v] = widen(total[r][v], halves[r][v]);
     }
 #else
-    add_groups<COUNT>(total, codes, stride, panel, 0, groups);
+    add(total, 0, units);
 #endif
 #pragma GCC unroll 8
     for (int r = 0; r < COUNT; r++)
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; v++) store_sums(sums + r * PANEL + v * LANES, total[r][v]);
+}
+
+// sums[COUNT][PANEL] = COUNT rows of codes, `stride` apart, times one panel.
+template <int COUNT>
+static __attribute__((noinline)) void multiply(
+    const std::int8_t* codes, i64 stride, const std::uint8_t* panel, i64 groups, std::int32_t* sums) {
+    sum_units<COUNT>(groups, GROUPS_IN_16_BITS, sums, [=](auto& into, i64 first, i64 end) {
+        add_groups<COUNT>(into, codes, stride, panel, first, end);
+    });
 }
 
 // Rows whose codes stay in the cache while panel after panel multiplies them.

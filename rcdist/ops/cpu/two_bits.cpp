@@ -7,10 +7,6 @@
 #include "int8.h"
 
 static const i64 QUAD = 4;  // groups in a packed byte
-#if defined(SUMS_IN_16_BITS)
-static const i64 QUADS_AT_ONCE = GROUPS_IN_16_BITS / QUAD;
-#endif
-
 // With more, a panel is unpacked first.
 static const i64 FEW_ROWS = 2;
 
@@ -67,24 +63,9 @@ static inline __attribute__((always_inline)) void add_quads(
 template <int COUNT>
 static __attribute__((noinline)) void multiply_packed(
     const std::int8_t* codes, i64 stride, const std::uint8_t* panel, i64 quads, std::int32_t* sums) {
-    sums_vector total[COUNT][VECTORS] = {};
-#if defined(SUMS_IN_16_BITS)
-    for (i64 first = 0; first < quads; first += QUADS_AT_ONCE) {
-        sums_vector halves[COUNT][VECTORS] = {};
-        add_quads<COUNT>(
-            halves, codes, stride, panel, first, first + QUADS_AT_ONCE < quads ? first + QUADS_AT_ONCE : quads);
-#pragma GCC unroll 8
-        for (int r = 0; r < COUNT; r++)
-#pragma GCC unroll 8
-            for (int v = 0; v < VECTORS; v++) total[r][v] = widen(total[r][v], halves[r][v]);
-    }
-#else
-    add_quads<COUNT>(total, codes, stride, panel, 0, quads);
-#endif
-#pragma GCC unroll 8
-    for (int r = 0; r < COUNT; r++)
-#pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; v++) store_sums(sums + r * PANEL + v * LANES, total[r][v]);
+    sum_units<COUNT>(quads, GROUPS_IN_16_BITS / QUAD, sums, [=](auto& into, i64 first, i64 end) {
+        add_quads<COUNT>(into, codes, stride, panel, first, end);
+    });
 }
 
 // A byte per weight, as int8.h reads a panel.
