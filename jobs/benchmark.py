@@ -4,61 +4,18 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the submitted code, not an installed one
 os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])
 
-from pydantic import Field
-
-from rcdist.config import ModelConfig, ReservoirConfig, Section
+from rcdist.benchmark.settings import BenchmarkArguments
+from rcdist.config import ModelConfig, ReservoirConfig
 from rcdist.config.cli import config_from_dict, parse_cli
-from rcdist.config.reservoir import Topology
 from rcdist.errors import ConfigError
 from rcdist.exits import run_job
 
-Count = Annotated[int, Field(ge=1)]
 JSON_FLAG = "--json"
-
-
-class BenchmarkArguments(Section):
-    """Measure in interleaved pairs what freezing, fusing and the system around a step are worth on this machine.
-
-    The kind may stand first, without its key; --json prints one object instead of a table.
-    """
-
-    kind: Literal["frozen", "step", "deltas", "scan", "overhead", "search", "bytes", "kernels", "decode"]
-    """What is measured; rcdist/benchmark/README.md explains each."""
-    pairs: Count = 7
-    """Interleaved pairs."""
-    device: Literal["cpu", "cuda"] | None = None
-    """Where; None: on a GPU if there is one."""
-    threads: Count | None = None
-    """Threads on a CPU; None: one per core."""
-    width: Annotated[int, Field(ge=8)] | None = None
-    """Model width d; None: 1024 for frozen and scan, else 512."""
-    tokens: Count = 2048
-    """Tokens of frozen; scan takes 16 times as many."""
-    layers: Count = 6
-    """Blocks of step, deltas and bytes; so the next ones."""
-    glu_width: Annotated[int, Field(ge=8)] = 1536
-    """Inner width of the GLU."""
-    vocab_size: Annotated[int, Field(ge=16)] = 4096
-    """Vocabulary."""
-    seq_len: Count = 512
-    """Tokens per window."""
-    batch: Count = 4
-    """Windows per step; sequences of decode."""
-    plan: str = "cG@a"
-    """Plan of deltas, bytes and decode."""
-    topology: Topology | dict[str, Topology] = "hadamard"
-    """Topology of its matrices, or a map '{c: dense, G: hadamard}'."""
-    decoded: Count = 32
-    """Tokens that decode makes per sequence."""
-    workers: Count = 1
-    """Workers of overhead; leave a core to Ray."""
-    others: list[Literal["port", "llama"]] = ["port", "llama"]
-    """What step compares with; decode with a Llama if it is among them."""
 
 
 def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
@@ -97,8 +54,17 @@ def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
         "decode": lambda: decoding.measure_decode(
             model, plan, *shape, arguments.decoded, count, device, tuple(arguments.others)
         ),
+        "serve": lambda: _measure_serving(
+            script.with_name("serve.py"), model, plan, arguments.clients, arguments.decoded, count, arguments.seconds
+        ),
     }
     return kinds[arguments.kind]() | pairs.describe_device(device) | {"pairs": count}
+
+
+def _measure_serving(*arguments: Any) -> dict[str, Any]:
+    from rcdist.benchmark.serving import measure_serving  # the rest works without Ray Serve
+
+    return measure_serving(*arguments)
 
 
 def main(argv: list[str]) -> int:

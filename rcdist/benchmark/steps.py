@@ -55,7 +55,9 @@ def build_llama(model: ModelConfig, device: torch.device, dtype: torch.dtype) ->
         attn_implementation="sdpa",
         use_cache=False,
     )
-    return LlamaForCausalLM(config).to(device=device, dtype=dtype)
+    with device:  # where its weights are drawn
+        llama = LlamaForCausalLM(config)
+    return llama.to(device=device, dtype=dtype)
 
 
 def loss_of(kind: str, model: nn.Module, tokens: Tensor) -> Tensor:

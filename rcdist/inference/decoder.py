@@ -2,6 +2,8 @@
 
 # Shapes: B sequences, T tokens, V vocabulary, L layers, S state.
 
+from collections.abc import Callable, Hashable
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from rcdist.ops.replay import Replay
 from rcdist.ops.tape import Tape
 from rcdist.ops.weights import WeightsQuantisedOnce
 
-_PREFILL_TOKENS = 2048
+PREFILL_TOKENS = 2048
 """Of a prompt at a time: memory does not grow with its length."""
 
 
@@ -37,19 +39,17 @@ class Decoder:
         self.state_LBS = model.init_state(batch_size)
         vocab_size, dtype = model.architecture.model.vocab_size, model.embedding.weight.dtype
         self.logits_BV = torch.zeros(batch_size, vocab_size, dtype=dtype, device=device)
-        self._rounded, self._replay = WeightsQuantisedOnce(), Replay(device)
-        self._tape: Tape | None = None
-        self._is_on_cpu, self._num_steps = device.type == "cpu", 0
+        self._rounded = WeightsQuantisedOnce()
+        self._records = _Records(device, [self.token_B, self.state_LBS, self.logits_BV])
+        self._places: dict[int, Tensor] = {}
 
     @property
     def is_recorded(self) -> bool:
         """Say whether steps are run from a record."""
-        if not self._is_on_cpu:
-            return self._replay.num_graphs > 0
-        return self._tape is not None and self._tape.is_complete
+        return self._records.has("step")
 
     @torch.no_grad()
-    def prefill(self, tokens_BT: Tensor, size: int = _PREFILL_TOKENS) -> None:
+    def prefill(self, tokens_BT: Tensor, size: int = PREFILL_TOKENS) -> None:
         """Read prompts of one length from the zero state; `size` tokens at a time bound the memory.
 
         Args:
@@ -58,27 +58,67 @@ class Decoder:
         """
         assert tokens_BT.shape[1] > 0, "a prompt has at least one token"
         self.state_LBS.zero_()
+        for part_BT in tokens_BT.split(size, dim=1):
+            self.read(part_BT)
+
+    @torch.no_grad()
+    def read(self, tokens_BT: Tensor) -> None:
+        """Go on from the state by the next tokens of a prompt, at least one of each sequence, at once."""
         with self._rounded:
-            for part_BT in tokens_BT.split(size, dim=1):
-                logits_BTV, state_LBS = self._model.prefill(part_BT, self.state_LBS, last_only=True)
-                self.state_LBS.copy_(state_LBS)
+            logits_BTV, state_LBS = self._model.prefill(tokens_BT, self.state_LBS, last_only=True)
+        self.state_LBS.copy_(state_LBS)
         self.logits_BV.copy_(logits_BTV[:, -1])
+
+    @torch.no_grad()
+    def read_recorded(self, tokens_BT: Tensor) -> None:
+        """Do what `read` does, for each number of tokens from a record, which keeps all it computes on the way."""
+        size = tokens_BT.shape[1]
+        place = self._places.get(size)
+        if place is None:
+            place = self._places[size] = self._records.add(torch.zeros_like(tokens_BT))
+        place.copy_(tokens_BT)
+        self._records.run(size, lambda: self.read(place))
 
     @torch.no_grad()
     def step(self) -> None:
         """Advance every sequence by its token."""
-        self._num_steps += 1
         with self._rounded:
-            if not self._is_on_cpu:
-                self._replay.run("step", self._work)
-            elif self._tape is not None:
-                self._tape.run()
-            elif self._num_steps == 2:  # the first one rounds weights and compiles
-                self._tape = Tape(self._work, [self.token_B, self.state_LBS, self.logits_BV])
-            else:
-                self._work()
+            self._records.run("step", self._work)
 
     def _work(self) -> None:
         logits_BV, state_LBS = self._model.step(self.token_B, self.state_LBS)
         self.logits_BV.copy_(logits_BV)
         self.state_LBS.copy_(state_LBS)
+
+
+class _Records:
+    """Do pieces of work, each from its second time on from a record: a CUDA graph on a GPU, a tape on a CPU."""
+
+    def __init__(self, device: torch.device, changing: list[Tensor]) -> None:
+        self._replay = None if device.type == "cpu" else Replay(device)
+        self._changing = changing
+        self._tapes: dict[Hashable, Tape | None] = {}
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """Take in a tensor that changes between runs, and return it."""
+        self._changing = [*self._changing, tensor]
+        return tensor
+
+    def has(self, key: Hashable) -> bool:
+        """Say whether a piece of work is run from a record."""
+        if self._replay is not None:
+            return self._replay.has(key)
+        tape = self._tapes.get(key)
+        return tape is not None and tape.is_complete
+
+    def run(self, key: Hashable, work: Callable[[], object]) -> None:
+        """Do a piece of work on tensors that stay where they are."""
+        if self._replay is not None:
+            self._replay.run(key, work)
+        elif key not in self._tapes:
+            self._tapes[key] = None  # the first time rounds weights and compiles
+            work()
+        elif (tape := self._tapes[key]) is not None:
+            tape.run()
+        else:
+            self._tapes[key] = Tape(work, self._changing)

@@ -135,7 +135,7 @@ def generate_text(
         known_ids=tokenizer.known_ids,
     )
     for token in ids:
-        if piece := stop.push(stream.push(token)):
+        if piece := stop.push(stream.push([token])):
             yield piece
         if stop.is_found:
             return

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rcdist.model.bitlinear import BitLinear, FrozenLinear, Head
-from rcdist.model.lm import LanguageModel
+from rcdist.model.lm import LanguageModel, LowerBounds
 from rcdist.model.reservoir import ReservoirBank, pack_ternary, unpack_ternary
 from rcdist.ops.topology import DenseMap, LinearMap
-from rcdist.ops.two_bits import TwoBitMap, compact_map
+from rcdist.ops.two_bits import TwoBitMap, TwoBitPlanes, compact_map
 from rcdist.ops.weights import quantised_weight
 
 _LOGITS_AT_ONCE = 2**22
@@ -61,6 +61,19 @@ class PackedHead(PackedLinear):
             nats_M = F.cross_entropy(logits_MV.float(), targets[part], reduction="none")
             total += (nats_M if weights is None else nats_M * weights[part]).sum()
         return total
+
+
+class FixedBounds(nn.Module):
+    """Hold the lower bounds of the forget gates as they are at the end of training; see `model.lm.LowerBounds`."""
+
+    def __init__(self, gamma_LD: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("gamma_LD", gamma_LD, persistent=False)
+
+    def forward(self) -> Tensor:
+        """Return gamma_LD in [0, 1), float32."""
+        gamma_LD: Tensor = self.gamma_LD  # type: ignore[assignment]
+        return gamma_LD
 
 
 def pack_model(model: LanguageModel) -> LanguageModel:
@@ -143,7 +156,10 @@ def _replace(model: LanguageModel, made: dict[int, nn.Module]) -> None:
 
 
 def _finish(model: LanguageModel) -> LanguageModel:
-    """Pack dense frozen matrices too, each once, and drop their tables."""
+    """Pack dense frozen matrices too, each once, and drop their tables; what is computed of weights alone is kept."""
+    if isinstance(model.lower_bounds, LowerBounds):
+        with torch.no_grad():
+            model.lower_bounds = FixedBounds(model.lower_bounds())
     dense = {spec.key for spec in model.bank.specs if spec.topology == "dense"}
     maps = {key: compact_map(model.bank.matrix(key)) for key in sorted(dense)}
     scales = {key: model.bank.scale(key) for key in dense}
@@ -163,7 +179,7 @@ def resident_bytes(model: LanguageModel) -> int:
     tensors = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     for layer in model.modules():
         if isinstance(layer, PackedLinear):
-            assert isinstance(layer.matrix, TwoBitMap | DenseMap)
-            held = layer.matrix.packed if isinstance(layer.matrix, TwoBitMap) else layer.matrix.ternary_NK
+            assert isinstance(layer.matrix, TwoBitMap | TwoBitPlanes | DenseMap)
+            held = layer.matrix.ternary_NK if isinstance(layer.matrix, DenseMap) else layer.matrix.packed
             tensors[id(held)] = held
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

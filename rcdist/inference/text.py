@@ -1,6 +1,6 @@
 """Text as it comes, token by token: characters and blanks whole, and nothing of a stop string."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rcdist.data.tokenizer import Tokenizer
 
@@ -12,7 +12,7 @@ class TextStream:
 
     A character whose bytes lie in several tokens comes with the last of them. Tokenizers that write a blank in front of
     a word, and leave it out at the start of a text, are asked with the ids before as context. Cost per token: decoding
-    the ids since the last whole character, and those of the piece before.
+    the ids since the last whole character, and those of the piece before; less if several are pushed at a time.
 
     Args:
         tokenizer: of the ids.
@@ -24,9 +24,9 @@ class TextStream:
         self._ids = list(context[-16:])
         self._start, self._shown = 0, len(self._ids)
 
-    def push(self, token: int) -> str:
-        """Take the next id and return the text that is whole now; maybe none."""
-        self._ids.append(token)
+    def push(self, tokens: Iterable[int]) -> str:
+        """Take the next ids and return the text that is whole now; maybe none."""
+        self._ids.extend(tokens)
         return self._new_text(is_last=False)
 
     def finish(self) -> str:

@@ -93,7 +93,7 @@ class LanguageModel(nn.Module):
         embedding = init.at("embedding").at("weight").normal(shape, model_config.embedding_init_std)
         self.embedding = nn.Embedding(*shape, _weight=embedding)
         is_trained = architecture.reservoir.leak_rate == "trained"
-        self.lower_bounds = LowerBounds(model_config.num_layers, width) if is_trained else None
+        self.lower_bounds: nn.Module | None = LowerBounds(model_config.num_layers, width) if is_trained else None
         blocks = init.at("blocks")
         self.blocks = nn.ModuleList(Block(builder, i, blocks.at(i)) for i in range(model_config.num_layers))
         self.output = InputNorms(model_config, width, ("head",), separately)

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rcdist.ops.product_triton import gain_gradient
-from rcdist.ops.triton_common import column_sums, load_factor, num_programs, num_warps, store_rounded
+from rcdist.ops.triton_common import column_sums, forward_warps, load_factor, num_programs, num_warps, store_rounded
 
 _FORWARD, _READOUT = 32, 8
 """Channels a thread, forward and in the readout's backward pass; the fastest of 4, 8, 16 and 32 on an H100."""
@@ -149,7 +149,7 @@ def forward(
         *(*_inputs(a, b, a_factor_D, b_factor_D, a_gain_D), gain_D, codes, scale, inverses, rows, width, eps),
         **_flags(a_factor_D, b_factor_D, a_gain_D),
         BLOCK=block,
-        num_warps=num_warps(block, _FORWARD),
+        num_warps=forward_warps(block, _FORWARD, rows),
     )
     return codes, scale, inverses
 

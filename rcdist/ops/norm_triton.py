@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcdist.ops.triton_common import column_sums, load_sum, num_programs, num_warps, store_rounded
+from rcdist.ops.triton_common import column_sums, forward_warps, load_sum, num_programs, num_warps, store_rounded
 
 _FORWARD, _BACKWARD = 32, 16
 """Channels a thread; the fastest of 4, 8, 16 and 32 on an H100."""
@@ -63,7 +63,7 @@ def forward(x: Tensor, delta: Tensor | None, gain_D: Tensor, eps: float) -> tupl
         *(x, x if delta is None else delta.contiguous(), x_new, gain_D, codes, scale, inverse, width, eps),
         HAS_DELTA=delta is not None,
         BLOCK=block,
-        num_warps=num_warps(block, _FORWARD),
+        num_warps=forward_warps(block, _FORWARD, rows),
     )
     return x_new, codes, scale, inverse
 

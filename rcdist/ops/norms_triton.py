@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcdist.ops.triton_common import column_sums, load_sum, num_programs, num_warps, store_rounded
+from rcdist.ops.triton_common import column_sums, forward_warps, load_sum, num_programs, num_warps, store_rounded
 
 MOST_NORMS = 4
 """Norms behind the first that a kernel has arguments for: f, c, g and an inserted reservoir."""
@@ -104,7 +104,7 @@ def forward(
         HAS_DELTA=delta is not None,
         NUM=num,
         BLOCK=block,
-        num_warps=num_warps(block, _FORWARD),
+        num_warps=forward_warps(block, _FORWARD, rows),
     )
     return x_new, codes, scale, inverses
 

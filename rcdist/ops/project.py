@@ -116,10 +116,13 @@ class _Project(torch.autograd.Function):
         codes = values.reshape(-1, values.shape[-1])
         rows = None if token_scale is None else token_scale.reshape(-1)
         outputs, kept, gains, factors = [], [], [], []
-        for operand, tensor in zip(operands, tensors, strict=True):
+        scales = [
+            operand.columns(tensor if operand.is_frozen else None, handle)
+            for operand, tensor in zip(operands, tensors, strict=True)
+        ]
+        products = twin.products(handle, codes, rows, [operand.matrix for operand in operands], scales)
+        for operand, tensor, columns, y_MN in zip(operands, tensors, scales, products, strict=True):
             gain = tensor if operand.is_frozen else None
-            columns = operand.columns(gain, handle)
-            y_MN = twin.forward(handle, codes, rows, operand.matrix, columns)
             outputs.append(y_MN.view(*values.shape[:-1], y_MN.shape[-1]))
             gains.append(gain)
             factors.append(columns if operand.is_frozen else None)

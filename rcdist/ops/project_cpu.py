@@ -2,6 +2,8 @@
 
 # Shapes: M tokens, K input width, N output width.
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,13 @@ def forward(like: Tensor, codes_MK: Tensor, rows_M: Tensor, matrix: LinearMap, c
     if isinstance(matrix, BlockDiagonalMap):
         return _block(codes_MK, rows_M, columns_N, matrix, out, is_transposed=False, add=False)
     return matrix.times(scale_rows(codes_MK, rows_M, like.dtype)) * columns_N.to(like.dtype)
+
+
+def products(
+    like: Tensor, codes_MK: Tensor, rows_M: Tensor, matrices: Sequence[LinearMap], columns: Sequence[Tensor]
+) -> list[Tensor]:
+    """Return `forward` of each matrix."""
+    return [forward(like, codes_MK, rows_M, *each) for each in zip(matrices, columns, strict=True)]
 
 
 def backward(dy_MN: Tensor, matrix: LinearMap, columns_N: Tensor, total_MK: Tensor | None) -> Tensor:

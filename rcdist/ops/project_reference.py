@@ -2,6 +2,8 @@
 
 # Shapes: M tokens, K input width, N output width.
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,17 @@ def forward(
         scale = rows_M.unsqueeze(1) * columns_N  # in this order compiled kernels round too
     y_MN = matrix.times(codes_MK)
     return (y_MN if scale is None else y_MN * scale).to(like.dtype)
+
+
+def products(
+    like: Tensor,
+    codes_MK: Tensor,
+    rows_M: Tensor | None,
+    matrices: Sequence[LinearMap],
+    columns: Sequence[Tensor | None],
+) -> list[Tensor]:
+    """Return `forward` of each matrix."""
+    return [forward(like, codes_MK, rows_M, *each) for each in zip(matrices, columns, strict=True)]
 
 
 def backward(dy_MN: Tensor, matrix: LinearMap, columns_N: Tensor | None, total_MK: Tensor | None) -> Tensor:

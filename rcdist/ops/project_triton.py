@@ -2,13 +2,16 @@
 
 # Shapes: M tokens, K input width, N output width.
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from rcdist.ops import block_triton, hadamard_triton, product_triton
+from rcdist.ops import block_triton, hadamard_triton, product_triton, two_bits_triton
 from rcdist.ops.product_triton import dense_product
 from rcdist.ops.product_triton import scale_rows as scale_rows
 from rcdist.ops.topology import BlockDiagonalMap, DenseMap, HadamardMap, LinearMap
+from rcdist.ops.two_bits import TwoBitPlanes
 
 
 def product_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -27,6 +30,22 @@ def forward(like: Tensor, codes_MK: Tensor, rows_M: Tensor, matrix: LinearMap, c
     if isinstance(matrix, BlockDiagonalMap) and block_triton.is_fused(matrix):
         return block_triton.forward(codes_MK, rows_M, columns_N, matrix, like.dtype)
     return (matrix.times(scale_rows(codes_MK, rows_M, like.dtype)) * columns_N).to(like.dtype)
+
+
+def products(
+    like: Tensor, codes_MK: Tensor, rows_M: Tensor, matrices: Sequence[LinearMap], columns: Sequence[Tensor]
+) -> list[Tensor]:
+    """Return `forward` of each matrix; those of two bits a weight are multiplied together."""
+    packed = [i for i, matrix in enumerate(matrices) if isinstance(matrix, TwoBitPlanes)]
+    found: dict[int, Tensor] = {}
+    if packed:
+        tables = [matrices[i].packed for i in packed]  # type: ignore[attr-defined]
+        together = two_bits_triton.products(like, codes_MK, rows_M, tables, [columns[i] for i in packed])
+        found = dict(zip(packed, together, strict=True))
+    return [
+        found[i] if i in found else forward(like, codes_MK, rows_M, matrix, columns[i])
+        for i, matrix in enumerate(matrices)
+    ]
 
 
 def backward(dy_MN: Tensor, matrix: LinearMap, columns_N: Tensor, total_MK: Tensor | None) -> Tensor:

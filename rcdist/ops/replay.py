@@ -31,6 +31,10 @@ class Replay:
         """Return how many pieces of work are graphs by now."""
         return len(self._graphs)
 
+    def has(self, key: Hashable) -> bool:
+        """Say whether a piece of work is a graph by now."""
+        return key in self._graphs
+
     def run(self, key: Hashable, work: Callable[[], object]) -> None:
         """Do a piece of work.
 

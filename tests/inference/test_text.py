@@ -20,14 +20,14 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
 
 @pytest.mark.parametrize("kind", ["bytes", "bpe", "byte-level", "byte-fallback", "words", "characters"])
 @settings(max_examples=40)
-@given(prompt=TEXTS, text=TEXTS)
+@given(prompt=TEXTS, text=TEXTS, at_once=st.integers(1, 5))
 def test_pieces_are_the_text_in_whole_characters(
-    kind: str, kinds: dict[str, Tokenizer], prompt: str, text: str
+    kind: str, kinds: dict[str, Tokenizer], prompt: str, text: str, at_once: int
 ) -> None:
     tokenizer = kinds[kind]
     before, ids = tokenizer.encode_batch([prompt, text])
     stream = TextStream(tokenizer, before[-16:])
-    pieces = [stream.push(token) for token in ids]
+    pieces = [stream.push(ids[i : i + at_once]) for i in range(0, len(ids), at_once)]
     assert not any("\ufffd" in piece for piece in pieces)
     context = tokenizer.decode(before[-16:])
     assert context + "".join(pieces) + stream.finish() == tokenizer.decode([*before[-16:], *ids])
@@ -38,7 +38,7 @@ def test_pieces_are_the_text_in_whole_characters(
 def test_bytes_that_make_no_character_come_as_replacements_and_are_not_lost(ids: list[int]) -> None:
     tokenizer = Tokenizer(None)
     stream = TextStream(tokenizer)
-    pieces = [stream.push(token) for token in ids]
+    pieces = [stream.push([token]) for token in ids]
     assert "".join(pieces) + stream.finish() == tokenizer.decode(ids)
 
 
@@ -47,7 +47,7 @@ def test_a_blank_in_front_of_a_word_is_kept_and_memory_does_not_grow(kinds: dict
     (ids,) = tokenizer.encode_batch(["it is"])
     stream = TextStream(tokenizer, ids)
     (more,) = tokenizer.encode_batch([" in the sun" * 50])
-    text = "".join(stream.push(token) for token in more) + stream.finish()
+    text = "".join(stream.push([token]) for token in more) + stream.finish()
     assert text == tokenizer.decode([*ids, *more]).removeprefix("it is") and text.startswith(" ")
     assert len(stream._ids) < 40
 

@@ -17,6 +17,7 @@ from rcdist.ops import (
     product_triton,
     quantise_triton,
     scan_triton,
+    two_bits_triton,
 )
 from rcdist.ops import triton_common as common
 
@@ -102,6 +103,14 @@ def main() -> None:
         compile_kernel(hadamard_runs_triton.contract_kernel, dtype, runs | contract, **matrices, **types)
         loss = {"IS_TRAINED": True, "BLOCK": 4096}
         compile_kernel(cross_entropy_triton._cross_entropy_kernel, dtype, loss, targets="*i64")
+        row: dict[str, Any] = {"ON_GPU": 1, "BN": 8, "BW": 128}
+        three = {f"{name}{i}": kind for i in range(3) for name, kind in (("w", "*i32"), ("c", "*fp32"))}
+        counts = dict.fromkeys(("n0", "n1", "n2", "step0", "step1", "step2", "tiles0", "tiles1", "words"), "i32")
+        types = three | counts | {"codes": "*i32", "row": "*fp32"}
+        compile_kernel(two_bits_triton._row_kernel, dtype, row, **types)
+        compile_kernel(two_bits_triton._rows_kernel, dtype, tiles, rows="*fp32", weights="*u8")
+        unpack = {"packed": "*u8", "quarter": "i32"}
+        compile_kernel(two_bits_triton._unpack_kernel, dtype, {"BLOCK": 2048}, **unpack)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@
 
 static const i64 QUAD = 4;  // groups in a packed byte
 // With more, a panel is unpacked first.
-static const i64 FEW_ROWS = 2;
+static const i64 FEW_ROWS = 16;
 
 #if defined(__AVX512VNNI__)
 template <int J>
@@ -101,9 +101,15 @@ static void product(
                 multiply_rows(codes, stride, unpacked.data(), 0, rows, first, count, sums, finish);
                 continue;
             }
-            if (rows == 1) multiply_packed<1>(codes, stride, panel, quads, sums);
-            else multiply_packed<2>(codes, stride, panel, quads, sums);
-            for (i64 m = 0; m < rows; m++) finish(m, first, count, sums + m * PANEL);
+            for (i64 m = 0; m < rows;) {
+                const std::int8_t* from = codes + m * stride;
+                i64 done = rows - m >= ROWS ? ROWS : rows - m >= 2 ? 2 : 1;
+                if (done == ROWS) multiply_packed<ROWS>(from, stride, panel, quads, sums);
+                else if (done == 2) multiply_packed<2>(from, stride, panel, quads, sums);
+                else multiply_packed<1>(from, stride, panel, quads, sums);
+                for (i64 r = 0; r < done; r++) finish(m + r, first, count, sums + r * PANEL);
+                m += done;
+            }
         }
     }
 }
