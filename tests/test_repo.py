@@ -102,6 +102,7 @@ TESTED_ELSEWHERE = {
     "rcdist/train/deepspeed_keys": "train/test_deepspeed_config",
     "rcdist/benchmark/decoding": "jobs/test_benchmark",
     "rcdist/benchmark/static_llama": "needs a GPU",
+    "rcdist/evaluate": "jobs/test_pretrain",
     "rcdist/benchmark/settings": "jobs/test_benchmark",
     "rcdist/benchmark/serving": "jobs/test_benchmark",
     "rcdist/serve/completion": "serve/test_app",

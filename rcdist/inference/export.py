@@ -46,8 +46,7 @@ def export_model(loaded: LoadedModel, out: Path, form: Literal["packed", "hf"]) 
         raise CheckpointError("checkpoint", str(loaded.folder), "an export itself", "Give the run's folder")
     if config.model.rounding != "nearest":
         raise ConfigError("model.rounding", config.model.rounding, "its weights are not ternary", "Use another run")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError("out", str(out), "there is something already", "Choose a folder that is not there, or empty")
+    check_is_new(out)
     card = write_card(config, loaded.manifest, _USE[form].format(folder=out.name))
     parts = (loaded.model, loaded.tokenizer, config)
     with complete_folder(out) as folder:
@@ -57,6 +56,40 @@ def export_model(loaded: LoadedModel, out: Path, form: Literal["packed", "hf"]) 
             write_huggingface(folder, *parts, card)
     size = (out / WEIGHTS).stat().st_size
     return f"{out}: step {loaded.step} of {config.name!r}, plan {config.reservoir.plan}, {size:,} bytes of weights"
+
+
+def check_can_log(loaded: LoadedModel, form: str) -> None:
+    """Refuse what is no model of an MLflow run.
+
+    Raises:
+        ConfigError: names why.
+    """
+    if form != "packed":
+        raise ConfigError("log_model", True, f"format={form}, a packed folder can be logged", "Use --format packed")
+    if loaded.manifest is None or loaded.manifest.mlflow_run_id is None:
+        raise ConfigError("log_model", True, "the checkpoint belongs to no MLflow run", "Leave it out")
+
+
+def log_exported(loaded: LoadedModel, out: Path) -> str:
+    """Log a packed folder as a model of its checkpoint's MLflow run, and return a line that names it.
+
+    Raises:
+        ConfigError: MLflow does not take it.
+    """
+    from rcdist.inference.pyfunc import log_packed  # takes a second, which nothing else needs
+
+    assert loaded.manifest is not None and loaded.manifest.mlflow_run_id is not None
+    return f"MLflow model {log_packed(out, loaded.config.tracking_uri, loaded.manifest.mlflow_run_id)}"
+
+
+def check_is_new(out: Path) -> None:
+    """Refuse a folder that has something in it.
+
+    Raises:
+        ConfigError: it has.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError("out", str(out), "there is something already", "Choose a folder that is not there, or empty")
 
 
 @contextmanager

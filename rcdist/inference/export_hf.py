@@ -98,7 +98,9 @@ def _describe(model: LanguageModel, config: JobConfig) -> tuple[dict[str, Any], 
         for name, norm in zip(block.mlgru.names, block.mlgru.input.own, strict=False):
             tensors[f"blocks.{number}.own_norms.{name}"] = _float(_find(norm, "weight"))
     bounds = model.lower_bounds
-    tensors["lower_bounds"] = torch.zeros(shape.num_layers, shape.width) if bounds is None else _float(_find(bounds, "weight"))
+    tensors["lower_bounds"] = (
+        torch.zeros(shape.num_layers, shape.width) if bounds is None else _float(_find(bounds, "weight"))
+    )
     tensors["head_norm"] = _float(model.output.norm.weight)
     if shape.norm == "per_projection":
         tensors["own_head_norm"] = _float(_find(model.output, "own.0.weight"))

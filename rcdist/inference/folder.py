@@ -88,11 +88,24 @@ def write_packed(
         step: of the checkpoint.
         card: text of README.md.
     """
-    save_file(packed_tensors(model), folder / WEIGHTS, metadata={"format": "rcdist-packed"})
+    write_tensors(folder, packed_tensors(model), model.bank.digest(), tokenizer, config, step, card)
+
+
+def write_tensors(
+    folder: Path,
+    tensors: dict[str, Tensor],
+    reservoir_digest: str,
+    tokenizer: Tokenizer,
+    config: JobConfig,
+    step: int,
+    card: str,
+) -> None:
+    """Write a packed folder of tensors as `packed_tensors` names them; the rest is as of `write_packed`."""
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "rcdist-packed"})
     (folder / TOKENIZER).mkdir()
     tokenizer.save(folder / TOKENIZER)
     (folder / CARD).write_text(card)
-    _describe(folder, config, step, model.bank.digest(), tokenizer.digest)
+    _describe(folder, config, step, reservoir_digest, tokenizer.digest)
 
 
 def _describe(folder: Path, config: JobConfig, step: int, reservoir: str, tokenizer: str) -> None:

@@ -17,6 +17,7 @@ from rcdist.inference.load import LoadedModel
 from rcdist.ops.weights import WeightsQuantisedOnce
 
 _LOGITS_AT_ONCE = {"cpu": 2**23, "cuda": 2**28}
+_NOT_COUNTED = -100
 _PAIR_COLUMNS = ("sentence_good", "sentence_bad", "uid")
 
 
@@ -33,11 +34,16 @@ class Likelihood:
     is_greedy: bool
 
 
+Request = tuple[list[int], list[int]]
+"""Ids of a context, at least one, and of what follows."""
+
+
 @torch.no_grad()
-def measure_likelihoods(loaded: LoadedModel, requests: Sequence[tuple[list[int], list[int]]]) -> list[Likelihood]:
+def measure_likelihoods(loaded: LoadedModel, requests: Sequence[Request]) -> list[Likelihood]:
     """Return how likely each continuation is after its context.
 
-    Texts of similar length are measured together; a padded place counts nothing, and changes nothing before it.
+    Texts of similar length are measured together; a padded place counts nothing, and changes nothing before it. A long
+    text is read in parts, so that memory does not grow with it.
 
     Args:
         loaded: model and tokenizer.
@@ -46,7 +52,11 @@ def measure_likelihoods(loaded: LoadedModel, requests: Sequence[tuple[list[int],
     found: list[Likelihood | None] = [None] * len(requests)
     device = loaded.model.embedding.weight.device
     with WeightsQuantisedOnce():
-        for batch in _batches(requests, _LOGITS_AT_ONCE[device.type] // loaded.config.model.vocab_size):
+        most = _LOGITS_AT_ONCE[device.type] // loaded.config.model.vocab_size
+        for batch in _batches(requests, most):
+            if len(batch) == 1:
+                found[batch[0]] = _measure_one(loaded, requests[batch[0]], most)
+                continue
             longest = max(len(requests[i][0]) + len(requests[i][1]) for i in batch)
             tokens_BT = torch.full((len(batch), longest), loaded.tokenizer.eod_id)
             for row, i in enumerate(batch):
@@ -63,7 +73,23 @@ def measure_likelihoods(loaded: LoadedModel, requests: Sequence[tuple[list[int],
     return [likelihood for likelihood in found if likelihood is not None]
 
 
-def _batches(requests: Sequence[tuple[list[int], list[int]]], max_tokens: int) -> Iterator[list[int]]:
+def _measure_one(loaded: LoadedModel, request: Request, at_once: int) -> Likelihood:
+    """Measure a text in parts of so many tokens."""
+    context, continuation = request
+    device = loaded.model.embedding.weight.device
+    tokens_BT = torch.tensor([[*context, *continuation]], device=device)
+    targets_BT = tokens_BT[:, 1:].clone()
+    targets_BT[:, : len(context) - 1] = _NOT_COUNTED
+    state, nats, is_greedy = None, 0.0, True
+    for inputs_BT, part_BT in zip(tokens_BT[:, :-1].split(at_once, 1), targets_BT.split(at_once, 1), strict=True):
+        logits_BTV, state = loaded.model.prefill(inputs_BT, state)
+        loss = F.cross_entropy(logits_BTV.float().transpose(1, 2), part_BT, reduction="none", ignore_index=_NOT_COUNTED)
+        nats += float(loss.double().sum())
+        is_greedy &= bool(((logits_BTV.argmax(-1) == part_BT) | (part_BT == _NOT_COUNTED)).all())
+    return Likelihood(nats, is_greedy)
+
+
+def _batches(requests: Sequence[Request], max_tokens: int) -> Iterator[list[int]]:
     """Yield indices of requests, those of one length together, of at most so many tokens with what pads them."""
     order = sorted(range(len(requests)), key=lambda i: len(requests[i][0]) + len(requests[i][1]))
     batch: list[int] = []

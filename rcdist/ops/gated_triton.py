@@ -8,7 +8,16 @@ import triton.language as tl
 from torch import Tensor
 
 from rcdist.ops.product_triton import gain_gradient
-from rcdist.ops.triton_common import column_sums, forward_warps, load_factor, num_programs, num_warps, store_rounded
+from rcdist.ops.triton_common import (
+    column_sums,
+    early,
+    forward_warps,
+    load_factor,
+    num_programs,
+    num_warps,
+    store_rounded,
+    wait_for_inputs,
+)
 
 _FORWARD, _READOUT = 32, 8
 """Channels a thread, forward and in the readout's backward pass; the fastest of 4, 8, 16 and 32 on an H100."""
@@ -27,8 +36,9 @@ def _glu_channels(block: int, has_factors: bool) -> int:
 @triton.jit
 def _forward_kernel(
     a, b, a_factor, b_factor, a_gain, gain, codes, scale, inverses, rows, width, eps,
-    A_FACTOR: tl.constexpr, B_FACTOR: tl.constexpr, IS_GLU: tl.constexpr, BLOCK: tl.constexpr,
+    A_FACTOR: tl.constexpr, B_FACTOR: tl.constexpr, IS_GLU: tl.constexpr, EARLY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    wait_for_inputs(EARLY)
     m = tl.program_id(0)
     row = m.to(tl.int64) * width
     i = tl.arange(0, BLOCK)
@@ -150,6 +160,7 @@ def forward(
         **_flags(a_factor_D, b_factor_D, a_gain_D),
         BLOCK=block,
         num_warps=forward_warps(block, _FORWARD, rows),
+        **early(rows, a.device),
     )
     return codes, scale, inverses
 

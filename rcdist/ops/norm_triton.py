@@ -7,7 +7,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcdist.ops.triton_common import column_sums, forward_warps, load_sum, num_programs, num_warps, store_rounded
+from rcdist.ops.triton_common import (
+    column_sums,
+    early,
+    forward_warps,
+    load_sum,
+    num_programs,
+    num_warps,
+    store_rounded,
+    wait_for_inputs,
+)
 
 _FORWARD, _BACKWARD = 32, 16
 """Channels a thread; the fastest of 4, 8, 16 and 32 on an H100."""
@@ -15,8 +24,10 @@ _FORWARD, _BACKWARD = 32, 16
 
 @triton.jit
 def _forward_kernel(
-    x, delta, x_new, gain, codes, scale, inverse, width, eps, HAS_DELTA: tl.constexpr, BLOCK: tl.constexpr
-):
+    x, delta, x_new, gain, codes, scale, inverse, width, eps, HAS_DELTA: tl.constexpr, EARLY: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    wait_for_inputs(EARLY)
     row = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, BLOCK)
     inside = i < width
@@ -64,6 +75,7 @@ def forward(x: Tensor, delta: Tensor | None, gain_D: Tensor, eps: float) -> tupl
         HAS_DELTA=delta is not None,
         BLOCK=block,
         num_warps=forward_warps(block, _FORWARD, rows),
+        **early(rows, x.device),
     )
     return x_new, codes, scale, inverse
 

@@ -7,7 +7,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcdist.ops.triton_common import column_sums, forward_warps, load_sum, num_programs, num_warps, store_rounded
+from rcdist.ops.triton_common import (
+    column_sums,
+    early,
+    forward_warps,
+    load_sum,
+    num_programs,
+    num_warps,
+    store_rounded,
+    wait_for_inputs,
+)
 
 MOST_NORMS = 4
 """Norms behind the first that a kernel has arguments for: f, c, g and an inserted reservoir."""
@@ -19,8 +28,9 @@ _FORWARD, _BACKWARD = 32, 8
 @triton.jit
 def _forward_kernel(
     x, delta, x_new, gain, gains, codes, scale, inverses, rows, width, eps,
-    HAS_DELTA: tl.constexpr, NUM: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_DELTA: tl.constexpr, NUM: tl.constexpr, EARLY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    wait_for_inputs(EARLY)
     m = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, BLOCK)
     inside = i < width
@@ -105,6 +115,7 @@ def forward(
         NUM=num,
         BLOCK=block,
         num_warps=forward_warps(block, _FORWARD, rows),
+        **early(rows, x.device),
     )
     return x_new, codes, scale, inverses
 

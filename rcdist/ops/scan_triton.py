@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcdist.ops.triton_common import column_sums
+from rcdist.ops.triton_common import column_sums, early, wait_for_inputs
 
 _CHANNELS, _TILE = 64, 8
 _STAGES, _BACK_STAGES = 3, 2
@@ -26,8 +26,9 @@ def _chain(decay_1, state_1, decay_2, state_2):
 def _forward_kernel(
     pf, pc, f_factor, c_factor, gamma, starts, before, h, end, decay, constant, time, width, half, chunk,
     HAS_F: tl.constexpr, F_FACTOR: tl.constexpr, C_FACTOR: tl.constexpr, HAS_STARTS: tl.constexpr,
-    WRITE: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr, EVEN: tl.constexpr,
+    WRITE: tl.constexpr, CHANNELS: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr, EVEN: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    wait_for_inputs(EARLY)
     b, part, chunks = tl.program_id(1).to(tl.int64), tl.program_id(2), tl.num_programs(2)
     i = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     k = tl.arange(0, TILE)
@@ -233,6 +234,7 @@ def forward(
             TILE=_TILE,
             STAGES=_STAGES,
             num_warps=1,
+            **early(batch * time, pc.device),
         )
 
     if chunks == 1:
@@ -241,7 +243,7 @@ def forward(
         run(decay, write=False)
         before = _through_chunks(h0, decay, end)
     run(before, write=True)
-    return h, end[:, -1].clone()
+    return h, end[:, 0] if chunks == 1 else end[:, -1].clone()
 
 
 def backward(

@@ -13,6 +13,14 @@ os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 
 @triton.jit
+def wait_for_inputs(EARLY: tl.constexpr):
+    """Let the next kernel be launched, and wait until what the kernel before has written is there; see `early`."""
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
 def round_to_nearest(x):
     """Round float32 of magnitude below 2^22 to the nearest integer, ties to even."""
     return (x + 12582912.0) - 12582912.0
@@ -56,6 +64,22 @@ def num_warps(block: int, channels: int) -> int:
 
 
 _FEW_ROWS = 512
+
+
+def early(rows: int, device: torch.device) -> dict[str, bool]:
+    """Return launch options of a kernel that calls `wait_for_inputs` before it touches what others write or read.
+
+    With few rows a kernel takes as long as its launch: the next one is then launched while it runs, and waits for its
+    end where it needs it (programmatic dependent launch, from Hopper on).
+    """
+    if rows <= _FEW_ROWS and device.type == "cuda" and _has_early_launch(device):
+        return {"EARLY": True, "launch_pdl": True}
+    return {"EARLY": False}
+
+
+@cache
+def _has_early_launch(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device)[0] >= 9
 
 
 def forward_warps(block: int, channels: int, rows: int) -> int:

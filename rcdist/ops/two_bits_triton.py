@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rcdist.ops.product_triton import dense_product
+from rcdist.ops.triton_common import early, wait_for_inputs
 
 _MOST_ROWS = 128
 """With more, the matrix is unpacked first: that costs less than to unpack it for each tile of rows."""
@@ -49,7 +50,7 @@ def _dot_of_bytes(weights, codes, total, ON_GPU: tl.constexpr):
 @triton.jit
 def _row_kernel(
     codes, row, w0, w1, w2, c0, c1, c2, out0, out1, out2, n0, n1, n2, step0, step1, step2, tiles0, tiles1, words,
-    ON_GPU: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
+    ON_GPU: tl.constexpr, EARLY: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
     """Multiply one row of codes by up to three matrices; a program has BN outputs of one of them."""
     program = tl.program_id(0)
@@ -64,13 +65,15 @@ def _row_kernel(
     sums = tl.zeros([BN, BW], tl.int32)
     excess = tl.zeros([1, BW], tl.int32)
     ones = tl.full([1, BW], 0x01010101, tl.int32)
+    # Weights do not change: those of the first inputs are on their way before what makes the codes is done.
+    place = weights + n.to(tl.int64)[:, None] * words + i[None, :]
+    following = tl.load(place, mask=inside_n[:, None] & (i < words)[None, :], other=0)
+    wait_for_inputs(EARLY)
     for first in range(0, words, BW):
         inside = first + i < words
-        packed = tl.load(
-            weights + n.to(tl.int64)[:, None] * words + first + i[None, :],
-            mask=inside_n[:, None] & inside[None, :],
-            other=0,
-        )
+        packed = following
+        ahead = inside_n[:, None] & (first + BW + i < words)[None, :]
+        following = tl.load(place + first + BW, mask=ahead, other=0)
         for j in tl.static_range(4):
             four = tl.load(codes + j * words + first + i, mask=inside, other=0)[None, :]
             excess = _dot_of_bytes(ones, four, excess, ON_GPU)
@@ -164,7 +167,7 @@ def _multiply_row(
         *(*three(words), *three(columns), *three(outputs), *three(sizes), *three(steps)),
         *(tiles[0], tiles[1] if len(tiles) > 1 else 0, words[0].shape[1]),
     )
-    _row_kernel[(sum(tiles),)](*arguments, **block)
+    _row_kernel[(sum(tiles),)](*arguments, **block, **early(1, like.device))
     return outputs
 
 

@@ -15,7 +15,7 @@ from rcdist.checkpoint.find import find_checkpoints, prove_checkpoint
 from rcdist.checkpoint.manifest import Manifest
 from rcdist.config import JobConfig
 from rcdist.model.cost import count_parameters
-from rcdist.record import newest_metrics
+from rcdist.record import mlflow_run_id, newest_metrics
 from rcdist.tracking.jsonl import LogRecord, MetricsLog
 from tests.conftest import ROOT, RayHead
 from tests.jobs.run import run_in_process, run_job_script, small_arguments, small_config
@@ -151,6 +151,9 @@ def test_evaluate_repeats_the_runs_own_final_figure(
     assert found
     assert float(found[1]) == pytest.approx(expected["eval/bits_per_byte"], abs=2e-4)
     assert float(found[2]) == pytest.approx(expected["eval/loss_nats"], abs=2e-4)
+    run = MlflowClient(config.tracking_uri).get_run(str(mlflow_run_id(config.run_dir)))
+    assert run.data.metrics["evaluate/austen/loss_nats"] == pytest.approx(float(found[2]), abs=1e-4)
+    assert run.info.status == "FINISHED"
 
 
 def test_generate_continues_a_prompt_the_same_way_twice(
@@ -172,8 +175,10 @@ def test_exports_are_the_checkpoint_itself(
     config, packed, pairs = submitted[0], tmp_path / "packed", tmp_path / "pairs.parquet"
     for form in ("packed", "hf"):
         arguments = [f"--checkpoint={config.run_dir}", f"--out={tmp_path / form}", f"--format={form}"]
+        arguments.append(f"--log_model={form == 'packed'}")
         assert run_in_process("export.py", arguments) == 0
-        assert "step 10 of 'unbroken'" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "step 10 of 'unbroken'" in printed and ("MLflow model models:/" in printed) == (form == "packed")
         card = (tmp_path / form / "README.md").read_text()
         counts = count_parameters(config.architecture)
         assert f"| parameters stored | {counts.stored:,} |" in card and "bits per byte" in card

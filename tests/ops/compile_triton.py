@@ -30,6 +30,7 @@ _FLOAT32 = {
     "scale", "inverse", "inverses", "dgain", "dgains", "da_gain", "before", "end", "decay", "after", "dgamma", "begin",
     "sums", "h0", "gamma", "columns", "logits", "weights", "nats",
 }  # fmt: skip
+EARLY: dict[str, Any] = {"EARLY": True}
 _INT8 = {"codes", "ternary", "starts"}
 
 
@@ -63,22 +64,21 @@ def main() -> None:
     contract = {"IS_CODES": False, "HAS_ROWS": False, "HAS_IN": True, "HAS_OUT": True, "HAS_SCALE": True, "ADD": True}
     chunks = {"HAS_STATE": True, "BACKWARDS": True, "CHUNKS": 8, "CHANNELS": 32}
     for dtype in ("fp32", "bf16"):
-        compile_kernel(norm_triton._forward_kernel, dtype, {"HAS_DELTA": True, "BLOCK": 1024}, gain=f"*{dtype}")
+        compile_kernel(norm_triton._forward_kernel, dtype, {"HAS_DELTA": True, "BLOCK": 1024} | EARLY, gain=f"*{dtype}")
         compile_kernel(norm_triton._backward_kernel, dtype, {"HAS_DX": True, "BLOCK": 1024})
         norms = {"NUM": 3, "BLOCK": 1024}
-        compile_kernel(norms_triton._forward_kernel, dtype, norms | {"HAS_DELTA": True})
+        compile_kernel(norms_triton._forward_kernel, dtype, norms | {"HAS_DELTA": True} | EARLY)
         compile_kernel(norms_triton._backward_kernel, dtype, norms | {"HAS_DX": True})
         compile_kernel(common._column_sums_kernel, dtype, {"TILE": 64, "BLOCK": 32}, x="*fp32")
         compile_kernel(quantise_triton._sum_kernel, dtype, {"BLOCK": 4096}, sums="*fp32")
         compile_kernel(quantise_triton._round_kernel, dtype, {"SUMS": 1024, "BLOCK": 4096}, sums="*fp32", beta="*fp32")
         for is_glu in (True, False):
             constants = {"IS_GLU": is_glu, "A_FACTOR": True, "B_FACTOR": not is_glu, "BLOCK": 1024}
-            compile_kernel(gated_triton._forward_kernel, dtype, constants)
+            compile_kernel(gated_triton._forward_kernel, dtype, constants | EARLY)
             if is_glu:
                 compile_kernel(gated_triton._backward_kernel, dtype, constants | {"SUMS": True})
-        compile_kernel(
-            scan_triton._forward_kernel, dtype, scan | {"CHANNELS": 64, "TILE": 8, "STAGES": 3, "EVEN": True}
-        )
+        tile = {"CHANNELS": 64, "TILE": 8, "STAGES": 3, "EVEN": True}
+        compile_kernel(scan_triton._forward_kernel, dtype, scan | tile | EARLY)
         compile_kernel(
             scan_triton._backward_kernel, dtype, scan | {"HAS_H0": True, "CHANNELS": 64, "TILE": 8, "STAGES": 2}
         )
@@ -103,7 +103,7 @@ def main() -> None:
         compile_kernel(hadamard_runs_triton.contract_kernel, dtype, runs | contract, **matrices, **types)
         loss = {"IS_TRAINED": True, "BLOCK": 4096}
         compile_kernel(cross_entropy_triton._cross_entropy_kernel, dtype, loss, targets="*i64")
-        row: dict[str, Any] = {"ON_GPU": 1, "BN": 8, "BW": 128}
+        row: dict[str, Any] = {"ON_GPU": 1, "BN": 8, "BW": 128} | EARLY
         three = {f"{name}{i}": kind for i in range(3) for name, kind in (("w", "*i32"), ("c", "*fp32"))}
         counts = dict.fromkeys(("n0", "n1", "n2", "step0", "step1", "step2", "tiles0", "tiles1", "words"), "i32")
         types = three | counts | {"codes": "*i32", "row": "*fp32"}
