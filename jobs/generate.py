@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the submitted code, not an installed one
 
@@ -17,7 +17,7 @@ class GenerateArguments(Section):
     """Continue a prompt in words."""
 
     checkpoint: LocalPath = "~/rcdist/runs/tiny"
-    """A run's folder (its newest checkpoint is used), a step-... folder, or a packed folder of jobs/export.py."""
+    """A run's folder (its newest checkpoint is used), a step-... folder, or a folder of jobs/export.py."""
     prompt: str = "It was a truth"
     """Text to continue."""
     max_tokens: Annotated[int, Field(ge=1)] = 100
@@ -39,15 +39,22 @@ class GenerateArguments(Section):
 def main(argv: list[str]) -> int:
     """Print the prompt and its continuation as it is made."""
     arguments = parse_cli(GenerateArguments, argv, prog="jobs/generate.py")
+    from rcdist.inference.from_huggingface import is_huggingface, load_huggingface
     from rcdist.inference.generate import Sampling, generate_text
     from rcdist.inference.load import choose_device, load_model
 
-    loaded = load_model(Path(arguments.checkpoint).expanduser(), choose_device(arguments.device))
+    folder, device = Path(arguments.checkpoint).expanduser(), choose_device(arguments.device)
+    model: Any
+    if is_huggingface(folder):
+        model, tokenizer = load_huggingface(folder, device)
+    else:
+        loaded = load_model(folder, device)
+        model, tokenizer = loaded.model, loaded.tokenizer
     sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
     print(arguments.prompt, end="", flush=True)
     pieces = generate_text(
-        loaded.model,
-        loaded.tokenizer,
+        model,
+        tokenizer,
         arguments.prompt,
         max_tokens=arguments.max_tokens,
         sampling=sampling,

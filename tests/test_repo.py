@@ -112,6 +112,7 @@ TESTED_ELSEWHERE = {
     "rcdist/serve/metrics": "serve/test_app",
     "rcdist/serve/protocol": "serve/test_app",
     "rcdist/serve/server": "jobs/test_serve",
+    "rcdist/inference/from_huggingface": "inference/test_export_hf",
     "rcdist/inference/card": "jobs/test_pretrain",
     "rcdist/inference/huggingface/configuration_rcdist": "inference/test_export_hf",
     "rcdist/inference/huggingface/modeling_rcdist": "inference/test_export_hf",

@@ -30,10 +30,11 @@ def measure_residence(model: ModelConfig, counts: tuple[int, ...], with_llama: b
     found = {}
     with tempfile.TemporaryDirectory() as name:
         for part, shape in (("small", ModelConfig(**_SMALL)), ("whole", model)):
-            config = JobConfig(model=shape.model_dump(), reservoir={"plan": "T"})
+            # Both are what training in bfloat16 leaves.
+            config = JobConfig(model=shape.model_dump(), reservoir={"plan": "T"}, train={"precision": "bf16"})
             folder = Path(name) / "ours" / part
             folder.mkdir(parents=True)
-            ours = build_ours(shape, config.reservoir, CPU, torch.float32)
+            ours = build_ours(shape, config.reservoir, CPU, torch.bfloat16)
             write_packed(folder, ours, Tokenizer(None), config, 0, "")
             if with_llama:
                 build_llama(shape, CPU, torch.bfloat16).save_pretrained(Path(name) / "llama" / part)  # type: ignore[operator]

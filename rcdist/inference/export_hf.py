@@ -17,6 +17,7 @@ from rcdist.model.lm import Block, LanguageModel
 from rcdist.ops.topology import HadamardMap
 from rcdist.ops.weights import quantised_weight
 
+MODEL_TYPE = "rcdist_matmulfree"
 _CODE = ("configuration_rcdist.py", "modeling_rcdist.py")
 _PROJECTIONS = {
     "f": "mlgru.f_proj",
@@ -51,7 +52,7 @@ def write_huggingface(folder: Path, model: LanguageModel, tokenizer: Tokenizer, 
     eod = tokenizer.eod_id
     described |= {"bos_token_id": eod, "eos_token_id": eod, "pad_token_id": eod, "dtype": "float32"}
     described |= {
-        "model_type": "rcdist_matmulfree",
+        "model_type": MODEL_TYPE,
         "architectures": ["RcdistForCausalLM"],
         "auto_map": {
             "AutoConfig": "configuration_rcdist.RcdistConfig",

@@ -4,6 +4,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -33,9 +34,22 @@ class Sampling:
     seed: int = 0
 
 
+class Stepper(Protocol):
+    """Advance one sequence, as `Decoder` does."""
+
+    token_B: Tensor
+    logits_BV: Tensor
+
+    def prefill(self, tokens_BT: Tensor) -> None:
+        """Read a prompt from the zero state."""
+
+    def step(self) -> None:
+        """Advance by `token_B`."""
+
+
 @torch.no_grad()
 def generate_ids(
-    model: LanguageModel,
+    model: LanguageModel | Stepper,
     prompt_ids: Sequence[int],
     *,
     max_tokens: int,
@@ -46,17 +60,16 @@ def generate_ids(
     """Yield token ids that continue a prompt.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode; or what steps one.
         prompt_ids: at least one id; the first should be the document boundary.
         max_tokens: most ids to yield.
         sampling: how each is chosen.
         stop_ids: any of them ends the text; not yielded.
         known_ids: no other id is yielded: a head may have rows that the tokenizer has no id for. None: all are known.
     """
-    device = model.embedding.weight.device
     generator = torch.Generator("cpu").manual_seed(sampling.seed)
-    decoder = Decoder(model, 1)
-    decoder.prefill(torch.tensor([list(prompt_ids)], device=device))
+    decoder = Decoder(model, 1) if isinstance(model, LanguageModel) else model
+    decoder.prefill(torch.tensor([list(prompt_ids)], device=decoder.token_B.device))
     unknown_V = unknown_mask(decoder.logits_BV.shape[1], known_ids)
     for _ in range(max_tokens):
         token = choose(decoder.logits_BV[0].double().cpu().masked_fill(unknown_V, -torch.inf), sampling, generator)
@@ -106,7 +119,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
 
 
 def generate_text(
-    model: LanguageModel,
+    model: LanguageModel | Stepper,
     tokenizer: Tokenizer,
     prompt: str,
     *,
@@ -117,7 +130,7 @@ def generate_text(
     """Yield the continuation of a prompt, piece by piece as it is made.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode; or what steps one.
         tokenizer: of the model.
         prompt: text to continue.
         max_tokens: most tokens to make.

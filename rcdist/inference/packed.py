@@ -133,7 +133,9 @@ def fill_packed(model: LanguageModel, bank: ReservoirBank, tensors: dict[str, Te
             object.__setattr__(layer, "bank", bank)
     model.bank = bank.to(device)
     _replace(model, made)
-    model.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()}, strict=True, assign=True)
+    # Copies: as long as one tensor lies in the file's mapping, all of that stays in memory, codes included.
+    kept = {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}
+    model.load_state_dict(kept, strict=True, assign=True)
     _finish(model)
 
 

@@ -9,7 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rcdist.data.tokenizer import Tokenizer
+from rcdist.errors import CheckpointError
 from rcdist.inference.export_hf import write_huggingface
+from rcdist.inference.from_huggingface import is_huggingface, load_huggingface
 from rcdist.inference.generate import Sampling, encode_prompt, generate_ids
 from rcdist.ops.weights import WeightsQuantisedOnce
 from tests.data.kinds import all_kinds, own_bpe
@@ -93,3 +95,18 @@ def test_it_needs_nothing_of_rcdist(tmp_path: Path) -> None:
     command = [sys.executable, "-I", "-c", code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0 and "torch.Size" in done.stdout, done.stderr
+
+
+def test_generate_takes_the_folder_and_refuses_a_damaged_one(tmp_path: Path) -> None:
+    tokenizer = own_bpe()
+    ours, _ = export(tmp_path / "out", {"plan": "T cG@a"}, tokenizer, vocab_size=400)
+    assert is_huggingface(tmp_path / "out") and not is_huggingface(tmp_path)
+    stepper, loaded = load_huggingface(tmp_path / "out", torch.device("cpu"))
+    ids = encode_prompt(tokenizer, "It is a truth")
+    assert encode_prompt(loaded, "It is a truth") == ids
+    rest = {"max_tokens": 12, "sampling": Sampling(0.8, seed=3), "stop_ids": {tokenizer.eod_id}}
+    assert list(generate_ids(stepper, ids, **rest)) == list(generate_ids(ours, ids, **rest))
+    weights = tmp_path / "out" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        load_huggingface(tmp_path / "out", torch.device("cpu"))

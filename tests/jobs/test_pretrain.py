@@ -196,8 +196,8 @@ def test_exports_are_the_checkpoint_itself(
     assert found[packed]["blimp"] == found[config.run_dir]["blimp"]
     assert found[packed]["texts"]["austen"] == pytest.approx(found[config.run_dir]["texts"]["austen"], rel=1e-5)
     texts = []
-    for folder in (config.run_dir, packed):
+    for folder in (config.run_dir, packed, tmp_path / "hf"):
         arguments = [f"--checkpoint={folder}", "--prompt=She was", "--max_tokens=12", "--top_p=0.9", "--stop=zzz"]
         assert run_in_process("generate.py", arguments) == 0
         texts.append(capsys.readouterr().out)
-    assert texts[0] == texts[1]
+    assert texts[0] == texts[1] == texts[2]
