@@ -73,6 +73,8 @@ FREE_TESTS = {
     "test_identity",
     "test_hostile",
     "test_hadamard_tokens",
+    "test_launcher_files",
+    "test_kuberay_files",
 }
 """Test files that belong to no single source file: of the repository, of all jobs, of a GPU, half of a long one."""
 
@@ -146,6 +148,7 @@ TESTED_ELSEWHERE = {
     "rcdist/train/payload": "train/test_checkpointer",
     "jobs/evaluate": "jobs/test_pretrain",
     "jobs/generate": "jobs/test_pretrain",
+    "jobs/doctor": "test_doctor",
 }
 """Source files without a test file of their own name, and what tests them."""
 

@@ -31,7 +31,7 @@ def build_app(served: Served, key: bytes | None = None) -> ASGIApp:
     @app.middleware("http")
     async def count(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         response = await call_next(request)
-        metrics.requests.labels(str(response.status_code)).inc()
+        metrics.count_request(response.status_code)
         return response
 
     @app.get("/health")
@@ -61,7 +61,7 @@ def build_app(served: Served, key: bytes | None = None) -> ASGIApp:
             return StreamingResponse(completion.events(), media_type="text/event-stream")
         return AsciiResponse(await completion.whole())
 
-    return Guard(app, served.limits.body_bytes, key)
+    return Guard(app, served.limits.body_bytes, key, metrics.count_request)
 
 
 def _add_errors(app: FastAPI) -> None:

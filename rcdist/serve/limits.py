@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -40,10 +41,11 @@ class Guard:
         app: what is guarded.
         body_bytes: of a request at most.
         key: `key_digest` of the API key. None: everyone may ask.
+        count: is told the status of each refusal.
     """
 
-    def __init__(self, app: ASGIApp, body_bytes: int, key: bytes | None) -> None:
-        self._app, self._body_bytes, self._key = app, body_bytes, key
+    def __init__(self, app: ASGIApp, body_bytes: int, key: bytes | None, count: Callable[[int], None]) -> None:
+        self._app, self._body_bytes, self._key, self._count = app, body_bytes, key, count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body, and pass it on whole."""
@@ -55,6 +57,7 @@ class Guard:
             self._check_key(scope["path"], headers.get(b"authorization", b""))
             body = await self._read(receive, headers.get(b"content-length", b"0"))
         except RequestError as error:
+            self._count(error.status)
             await error.response()(scope, receive, send)
             return
         left = [body]

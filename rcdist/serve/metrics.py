@@ -29,6 +29,10 @@ class ServerMetrics:
         Gauge("rcdist_running_texts", "Texts that are continued now", registry=registry).set_function(num_running)
         Gauge("rcdist_waiting_texts", "Texts that wait for a slot", registry=registry).set_function(num_waiting)
 
+    def count_request(self, status: int) -> None:
+        """Count a request that was answered with a status of HTTP."""
+        self.requests.labels(str(status)).inc()
+
     def expose(self) -> bytes:
         """Return all of it in Prometheus' text format."""
         return generate_latest(self._registry)

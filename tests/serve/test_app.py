@@ -145,13 +145,15 @@ def test_the_key_is_asked_for(server: Server) -> None:
 
 def test_health_and_metrics(server: Server) -> None:
     server.client().completions.create(model="small", prompt=PROMPT, max_tokens=3, temperature=0)
+    ask(server, "GET", "/v1/models", Authorization="")
     status, _, body = ask(server, "GET", "/health")
     assert (status, json.loads(body)) == (200, {"status": "ok"})
     samples = {}
     for family in text_string_to_metric_families(ask(server, "GET", "/metrics")[2].decode()):
         for sample in family.samples:
             samples[sample.name, *sample.labels.values()] = sample.value
-    assert samples["rcdist_requests_total", "200"] > 0 and samples["rcdist_made_tokens_total",] >= 3
+    assert samples["rcdist_requests_total", "200"] > 0 and samples["rcdist_requests_total", "401"] > 0
+    assert samples["rcdist_made_tokens_total",] >= 3
     assert samples["rcdist_first_token_seconds_count",] > 0 and samples["rcdist_running_texts",] == 0
 
 
