@@ -16,6 +16,7 @@ from rcdist.inference.likelihood import measure_pairs
 from rcdist.inference.load import LoadedModel, choose_device, load_model
 from rcdist.inference.pool import LikelihoodPool
 from rcdist.inference.score import score_text
+from rcdist.tracking.connect import sqlite_path
 from rcdist.tracking.mlflow_runs import log_values
 
 _UNFIT = re.compile(r"[^\w./ -]+")
@@ -115,7 +116,8 @@ def _track(loaded: LoadedModel, results: dict[str, dict[str, float]]) -> None:
     if loaded.manifest is None or loaded.manifest.mlflow_run_id is None:
         return
     uri = loaded.config.tracking_uri
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    file = sqlite_path(uri)
+    if file is not None and not file.is_file():
         return  # it would be made
     values = {
         _UNFIT.sub("_", f"evaluate/{Path(what).name}/{metric.removeprefix('eval/')}"): value

@@ -1,5 +1,6 @@
 """doctor says that all is well where it is, and finds each of several problems planted on purpose, with its fix."""
 
+import json
 import os
 import sys
 import time
@@ -8,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from rcdist.config import JobConfig
-from rcdist.doctor import examine as examination
 from rcdist.doctor.examine import guarded
 from rcdist.doctor.finding import Finding
 from rcdist.doctor.machine import find_compiler, find_versions
@@ -18,7 +18,7 @@ from rcdist.errors import EXIT_BAD_CONFIG, EXIT_DONE
 from rcdist.ops import native
 from rcdist.ports import free_ports
 from tests.conftest import RayHead
-from tests.jobs.run import run_in_process
+from tests.jobs.run import run_in_process, run_job_script
 
 
 def problems(findings: list[Finding]) -> list[str]:
@@ -48,18 +48,15 @@ def test_a_healthy_cluster_has_no_problem(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".doctor")] == []
 
 
-def test_an_address_that_nobody_answers_at(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(examination, "find_step", lambda: Finding("step", "not timed here"))
+@pytest.mark.slow
+def test_an_address_that_nobody_answers_at(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     arguments = [f"--storage_path={tmp_path}", f"--cluster.address=127.0.0.1:{port}", "--json"]
-    import ray
-
-    if ray.is_initialized():
-        pytest.skip("this process has a Ray")
-    assert run_in_process("doctor.py", arguments) == EXIT_BAD_CONFIG
-    assert '"problems": 1' in (output := capsys.readouterr().out) and f"127.0.0.1:{port}" in output
+    code, output, error = run_job_script("doctor.py", arguments)
+    assert code == EXIT_BAD_CONFIG, error
+    found = json.loads(output)
+    (problem,) = [finding for finding in found["findings"] if finding["remedy"] is not None]
+    assert found["problems"] == 1 and problem["what"] == "ray" and f"127.0.0.1:{port}" in problem["found"]
 
 
 def test_a_package_of_the_wrong_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

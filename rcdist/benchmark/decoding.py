@@ -115,7 +115,10 @@ def _build_packed(model: ModelConfig, plan: ReservoirConfig, device: torch.devic
             object.__setattr__(module, "bank", made.bank)
     with torch.no_grad():
         for parameter in made.parameters():
-            parameter.fill_(1.0) if parameter.dim() == 1 else parameter.normal_(0.0, 0.02)
+            if parameter.dim() == 1:
+                parameter.fill_(1.0)
+            else:
+                parameter.normal_(0.0, 0.02)
     return pack_model(made)
 
 

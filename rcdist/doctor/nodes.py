@@ -81,7 +81,7 @@ def find_collectives() -> Finding:
 
     backend = "nccl" if ray.cluster_resources().get("GPU", 0) >= 2 else "gloo"
     options = {"num_gpus": 1} if backend == "nccl" else {"num_cpus": 0}
-    worker = ray.remote(**options)(_Rank)
+    worker = ray.remote(**options, scheduling_strategy="SPREAD")(_Rank)
     ranks = [worker.remote() for _ in range(2)]
     try:
         address = ray.get(ranks[0].address.remote(), timeout=_COLLECTIVE_S)

@@ -2,6 +2,8 @@
 
 # Shapes: M vectors, K inputs, N outputs, Q bytes of a row: K / 4.
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -10,15 +12,15 @@ from rcdist.ops.backend import has_triton
 from rcdist.ops.topology import DenseMap, LinearMap
 
 
-class _Packed:
+class _Packed(ABC):
     """Multiply floats by a table that is unpacked for it."""
 
     shape: tuple[int, int]
     packed: Tensor
 
+    @abstractmethod
     def unpack(self) -> Tensor:
         """Return the table, int8 (N, K)."""
-        raise NotImplementedError
 
     def times(self, x_MK: Tensor) -> Tensor:
         """Return x A^T; int8 codes are summed exactly and returned in float32."""

@@ -163,21 +163,38 @@ static inline const std::int8_t* padded_codes(
     return copy.data();
 }
 
-// finish(m, n, count, sums): take `count` exact sums of row m from output n on. Rows [start, end) times one panel.
+// One of the numbers of rows that a product of a panel is compiled for.
+template <int COUNT>
+struct rows_at_once {
+    static const int count = COUNT;
+};
+
+// multiply(rows_at_once, codes): sums[count][PANEL] = so many rows times one panel. finish(m, n, count, sums): take
+// `count` exact sums of row m from output n on. Rows [start, end), as many at once as there are left.
+template <class Multiply, class Finish>
+static inline __attribute__((always_inline)) void for_rows(
+    const std::int8_t* codes, i64 stride, i64 start, i64 end, i64 first, i64 count, std::int32_t* sums, Multiply multiply,
+    Finish finish) {
+    for (i64 m = start; m < end;) {
+        const std::int8_t* from = codes + m * stride;
+        i64 done = end - m >= ROWS ? ROWS : end - m >= 2 ? 2 : 1;
+        if (done == ROWS) multiply(rows_at_once<ROWS>(), from);
+        else if (done == 2) multiply(rows_at_once<2>(), from);
+        else multiply(rows_at_once<1>(), from);
+        for (i64 r = 0; r < done; r++) finish(m + r, first, count, sums + r * PANEL);
+        m += done;
+    }
+}
+
+// Rows [start, end) times one panel of a byte a weight.
 template <class Finish>
 static inline void multiply_rows(
     const std::int8_t* codes, i64 stride, const std::uint8_t* panel, i64 start, i64 end, i64 first, i64 count,
     std::int32_t* sums, Finish finish) {
-    const i64 groups = stride / GROUP;
-    for (i64 m = start; m < end;) {
-        const std::int8_t* from = codes + m * stride;
-        i64 done = end - m >= ROWS ? ROWS : end - m >= 2 ? 2 : 1;
-        if (done == ROWS) multiply<ROWS>(from, stride, panel, groups, sums);
-        else if (done == 2) multiply<2>(from, stride, panel, groups, sums);
-        else multiply<1>(from, stride, panel, groups, sums);
-        for (i64 r = 0; r < done; r++) finish(m + r, first, count, sums + r * PANEL);
-        m += done;
-    }
+    for_rows(
+        codes, stride, start, end, first, count, sums,
+        [=](auto rows, const std::int8_t* from) { multiply<rows.count>(from, stride, panel, stride / GROUP, sums); },
+        finish);
 }
 
 // What every sum of a row is too large by.

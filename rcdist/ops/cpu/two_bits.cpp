@@ -101,15 +101,13 @@ static void product(
                 multiply_rows(codes, stride, unpacked.data(), 0, rows, first, count, sums, finish);
                 continue;
             }
-            for (i64 m = 0; m < rows;) {
-                const std::int8_t* from = codes + m * stride;
-                i64 done = rows - m >= ROWS ? ROWS : rows - m >= 2 ? 2 : 1;
-                if (done == ROWS) multiply_packed<ROWS>(from, stride, panel, quads, sums);
-                else if (done == 2) multiply_packed<2>(from, stride, panel, quads, sums);
-                else multiply_packed<1>(from, stride, panel, quads, sums);
-                for (i64 r = 0; r < done; r++) finish(m + r, first, count, sums + r * PANEL);
-                m += done;
-            }
+            std::int32_t* into = sums;
+            for_rows(
+                codes, stride, 0, rows, first, count, into,
+                [=](auto each, const std::int8_t* from) {
+                    multiply_packed<each.count>(from, stride, panel, quads, into);
+                },
+                finish);
         }
     }
 }
