@@ -8,6 +8,7 @@ from typing import Any
 from rcdist.checkpoint.find import Found
 from rcdist.config import JobConfig
 from rcdist.storage import read_json, try_write
+from rcdist.tracking.gauges import Gauges
 from rcdist.tracking.jsonl import LogRecord, MetricsLog
 from rcdist.tracking.mlflow import start_or_continue
 from rcdist.tracking.tracker import RunStatus, Tracker, reconcile
@@ -74,17 +75,31 @@ class RunRecord:
             timeout_s=config.tracking.timeout_s,
         )
         self._write_state(is_complete=False)
+        labels = {"run": config.name, "experiment": config.tracking.experiment, "plan": config.reservoir.plan}
+        self._gauges = Gauges(labels | {"sweep": (tags or {}).get("sweep/name", "")})
         reconcile(self.log.read_new(), self.tracker)
 
     def poll(self) -> None:
         """Pass on the records that have come since the last call."""
         for record in self.log.read_new():
             self.tracker.log(record.step, record.metrics, record.timestamp_ms)
+            self._gauges.set({**record.metrics, **self._progress(record)})
             # When workers were replaced the log is read from its start again, up to where it was cut off.
             known = (record.step, record.timestamp_ms)
             if self._on_record is not None and known not in self._passed_on:
                 self._passed_on.add(known)
                 self._on_record(record)
+
+    def _progress(self, record: LogRecord) -> dict[str, float]:
+        """Return what a dashboard needs besides the metrics of a record."""
+        cost = self._config.cost
+        budgets = {"cost/budget_usd": cost.budget_usd, "cost/budget_device_s": cost.budget_device_s}
+        return {
+            "run/active": 1.0,
+            "run/step": float(record.step),
+            "run/steps": float(self._config.train.steps),
+            "run/record_time_s": record.timestamp_ms / 1000,
+        } | {name: budget for name, budget in budgets.items() if budget is not None}
 
     def amend_last(self, metrics: Mapping[str, float]) -> None:
         """Add metrics to the last record."""
@@ -99,6 +114,7 @@ class RunRecord:
             status: how the run ended.
             summary: table for people, kept as summary.txt.
         """
+        self._gauges.close()
         files = [self._run_dir / EVENTS, self._run_dir / _SUMMARY]
         if summary is not None:
             try_write(files[-1], summary + "\n")

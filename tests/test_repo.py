@@ -73,6 +73,7 @@ FREE_TESTS = {
     "test_identity",
     "test_hostile",
     "test_hadamard_tokens",
+    "test_autoscaling",
     "test_launcher_files",
     "test_kuberay_files",
 }

@@ -1,5 +1,6 @@
 """A Ray cluster of processes on this machine, of one or several nodes, that can be killed one by one."""
 
+import contextlib
 import os
 import secrets
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
+import yaml
 
 from rcdist.ports import free_ports
 
@@ -45,6 +47,7 @@ class LocalCluster:
         head_cpus: CPU slots of the head.
         object_store_bytes: of every node.
         environment: of Ray's processes, besides this process's own.
+        autoscaling: a file as cluster/local.yaml, whose nodes come when they are asked for, and go; None: add_node.
 
     Attributes:
         address: of the head, for drivers.
@@ -53,7 +56,11 @@ class LocalCluster:
     """
 
     def __init__(
-        self, head_cpus: int, object_store_bytes: int = 200_000_000, environment: Mapping[str, str] | None = None
+        self,
+        head_cpus: int,
+        object_store_bytes: int = 200_000_000,
+        environment: Mapping[str, str] | None = None,
+        autoscaling: Path | None = None,
     ) -> None:
         # Short: Ray puts sockets below it, whose paths may have 107 bytes.
         self._folder = tempfile.TemporaryDirectory(prefix="rc", ignore_cleanup_errors=True)
@@ -68,6 +75,16 @@ class LocalCluster:
         port, dashboard = free_ports(2)
         self.address, self.dashboard = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
         arguments = ["--head", f"--port={port}", f"--dashboard-port={dashboard}", f"--num-cpus={head_cpus}"]
+        if autoscaling is not None:
+            arguments.append(f"--autoscaling-config={self._with_address(autoscaling)}")
+            # What Ray's fake provider asks for: the head's node id is the one that it reckons with.
+            self._environment |= {
+                "RAY_FAKE_CLUSTER": "1",
+                "RAY_OVERRIDE_NODE_ID_FOR_TESTING": f"{'f' * 51}00000",
+                "RAY_CLOUD_INSTANCE_ID": f"{'f' * 51}00000",
+                "RAY_enable_autoscaler_v2": "1",
+                "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            }
         self._start([*arguments, f"--temp-dir={self._folder.name}/r"])
 
     @property
@@ -99,7 +116,28 @@ class LocalCluster:
         """End every process and delete the folder."""
         while self._nodes:
             kill_tree(self._nodes.pop())
+        for process in self.processes():  # of nodes that the autoscaler has started
+            with contextlib.suppress(psutil.Error):
+                process.kill()
         self._folder.cleanup()
+
+    def processes(self, name: str = "") -> list[psutil.Process]:
+        """List the processes of this cluster, by its folder in their arguments; of raylets, for one, by their name."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                arguments = process.cmdline()
+                if any(f"{self._folder.name}/" in argument for argument in arguments) and name in arguments[0]:
+                    found.append(process)
+        return found
+
+    def _with_address(self, autoscaling: Path) -> Path:
+        """Copy the file with the address of this head."""
+        settings = yaml.safe_load(autoscaling.read_text())
+        settings["provider"]["gcs_address"] = self.address
+        copy = Path(self._folder.name) / "autoscaling.yaml"
+        copy.write_text(yaml.safe_dump(settings))
+        return copy
 
     def _start(self, arguments: list[str]) -> subprocess.Popen[str]:
         command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--disable-usage-stats"]

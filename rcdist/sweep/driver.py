@@ -196,6 +196,7 @@ class _Sweep:
         try:
             follow(lambda: fit(config, proposals, search, self.room, str(tune_folder)), progress.poll)
         finally:
+            progress.close()
             # The journal is the state of a search. Tune's own, which no later job reads, is of this job's processes.
             shutil.rmtree(tune_folder, ignore_errors=True)
 

@@ -10,6 +10,7 @@ from rcdist.sweep.folder import SweepFolder
 from rcdist.sweep.results import describe_trial, hypervolumes, read_result, write_tables
 from rcdist.sweep.settings import SweepConfig
 from rcdist.sweep.trials import BASELINE, OPEN, Journal, Trial, front_of, searched
+from rcdist.tracking.gauges import Gauges
 from rcdist.tracking.progress import format_duration
 from rcdist.tracking.tracker import Tracker
 
@@ -39,6 +40,7 @@ class Progress:
         self._folder = folder
         self._seen = {trial.number for trial in journal.trials if trial.status not in OPEN}
         self._front = self._numbers()
+        self._gauges = Gauges({"sweep": config.name, "experiment": config.tracking.experiment})
         self._before, self._began = len(self._seen), time.monotonic()
 
     def describe(self, room: int, capacity: Capacity) -> str:
@@ -66,6 +68,7 @@ class Progress:
                 self._on_trial(trial)
         if not new:
             return
+        self._show()
         trials = self._journal.trials
         volumes = hypervolumes(trials, self._config.sweep.objectives)
         record = {"sweep/trials": float(len(self._seen)), "sweep/failed_trials": float(_count_failed(trials))}
@@ -76,6 +79,33 @@ class Progress:
         if front != self._front:
             self._front = front
             logger.info("front: %s", self._format_front())
+
+    def close(self) -> None:
+        """Say that the search has ended."""
+        self._gauges.close()
+
+    def _show(self) -> None:
+        """Show dashboards how far the search is, and what it has cost."""
+        trials, settings = self._journal.trials, self._config.sweep
+        volumes = hypervolumes(trials, settings.objectives)
+        shown = {
+            "run/active": 1.0,
+            "run/step": float(len(self._seen)),
+            "run/steps": None if settings.trials is None else float(settings.trials),
+            "run/record_time_s": time.time(),
+            "sweep/trials": float(len(self._seen)),
+            "sweep/failed_trials": float(_count_failed(trials)),
+            "sweep/hypervolume": volumes[-1] if volumes else None,
+            "cost/usd": sum(trial.used_usd for trial in trials),
+            "cost/device_s": sum(trial.used_s for trial in trials),
+            "cost/budget_usd": settings.budget_usd,
+            "cost/budget_device_s": settings.budget_device_s,
+        }
+        front = front_of(trials, settings.objectives)
+        for place, name in enumerate(settings.objectives):
+            if front:
+                shown[f"sweep/objective/{name}"] = min(trial.point(settings.objectives)[place] for trial in front)
+        self._gauges.set({name: value for name, value in shown.items() if value is not None})
 
     def _numbers(self) -> list[int]:
         return [trial.number for trial in front_of(self._journal.trials, self._config.sweep.objectives)]

@@ -90,7 +90,11 @@ def _run(
                 write_stop(config.run_dir, found)
                 request_stop(config.run_dir)
 
-    tags = {"mlflow.parentRunId": search.parent_run_id, "sweep/trial": str(trial.number)}
+    tags = {
+        "mlflow.parentRunId": search.parent_run_id,
+        "sweep/trial": str(trial.number),
+        "sweep/name": Path(search.folder).name,
+    }
     deadline = time.monotonic() + _HELD_FOR_S
     while True:
         try:

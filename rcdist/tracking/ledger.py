@@ -39,7 +39,9 @@ class Ledger:
             evaluation, readings, records.
         idle_device_s: of these, held without work: waiting for data, and from a failure to the workers' next start.
         usd: money.
-        kwh: energy, at the power stated in the price table.
+        kwh: energy: of GPUs as measured, where they say it, else at the power stated in the price table.
+        worker_starts: how often workers were started.
+        preemptions: notices that a node is about to be taken away.
     """
 
     tokens: int = 0
@@ -53,6 +55,8 @@ class Ledger:
     idle_device_s: float = 0.0
     usd: float = 0.0
     kwh: float = 0.0
+    worker_starts: int = 0
+    preemptions: int = 0
 
     def charge(
         self,
@@ -64,6 +68,7 @@ class Ledger:
         price: PriceRow,
         useful_s: float | None = None,
         kind: Kind = "other",
+        joules: float | None = None,
     ) -> None:
         """Add a stretch of wall time.
 
@@ -75,6 +80,7 @@ class Ledger:
             price: price and power of one device.
             useful_s: part of `seconds` inside steps that count; None: all of it when it brought tokens, else none.
             kind: what the rest of it was.
+            joules: energy that all devices took; None: the stated power's.
         """
         assert min(seconds, num_devices, tokens) >= 0, (seconds, num_devices, tokens)
         if useful_s is None:
@@ -90,10 +96,10 @@ class Ledger:
             name = f"{kind}_device_s"
             setattr(self, name, getattr(self, name) + device_s - useful_s * num_devices)
         self.usd += device_s * price.usd_per_device_s
-        self.kwh += device_s * price.watts / 3.6e6
+        self.kwh += (device_s * price.watts if joules is None else joules) / 3.6e6
 
     def record(self) -> dict[str, float]:
-        """Return the cost/ metrics."""
+        """Return the cost/ metrics, and what cost the run its workers."""
         return {
             "cost/device_s": self.device_s,
             "cost/usd": self.usd,
@@ -105,6 +111,8 @@ class Ledger:
             "cost/idle_device_s": self.idle_device_s,
             "cost/trained_flops": float(self.trained_flops),
             "cost/hardware_flops": float(self.hardware_flops),
+            "run/worker_starts": float(self.worker_starts),
+            "run/preemptions": float(self.preemptions),
         }
 
     def lose_since(self, before: "Ledger") -> None:

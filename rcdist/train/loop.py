@@ -33,6 +33,7 @@ from rcdist.train.collectives import broadcast_object
 from rcdist.train.control import Interrupts, budget_error, is_stop_requested, read_stop, stop_if_repeated, write_stop
 from rcdist.train.deepspeed_config import max_windows, split_batch
 from rcdist.train.divergence import SpikeGuard, describe_limit
+from rcdist.train.energy import EnergyCounter
 from rcdist.train.engine import Engine
 from rcdist.train.evaluate import evaluate
 from rcdist.train.events import Event, flush_events, log_event
@@ -60,6 +61,7 @@ def train_loop_per_worker(arguments: dict[str, Any]) -> None:
     config = payload.config
     device = ray.train.torch.get_device()
     _prepare_process(config, device)
+    energy = EnergyCounter(device)
     if broadcast_object(read_stop(config.run_dir) is not None or is_stop_requested(config.run_dir)):
         return  # Ray has restarted the workers after an error that would only repeat: the driver raises it
     try:
@@ -78,7 +80,7 @@ def train_loop_per_worker(arguments: dict[str, Any]) -> None:
             if compiling is not None:
                 compiling.join()
                 startup.mark("kernels")
-            _train(payload, engine, bank, arrival, wire, entered, startup)
+            _train(payload, engine, bank, arrival, wire, energy, entered, startup)
     except RcdistError as error:
         write_stop(config.run_dir, error)
         raise
@@ -113,6 +115,7 @@ def _train(
     bank: ReservoirBank,
     arrival: dict[str, float],
     wire: WireMeter,
+    energy: EnergyCounter,
     entered: float,
     startup: Startup,
 ) -> None:
@@ -137,7 +140,8 @@ def _train(
     # A job's first workers are paid for from where they began; from a failure to there it held them for nothing.
     down_s = ledger_file.recover(ledger) if ledger_file else 0.0
     started_s = time.monotonic() - entered
-    meter = Meter(config, payload.price, ledger, wire, world_size, engine.device, ledger_file)
+    meter = Meter(config, payload.price, ledger, wire, world_size, engine.device, ledger_file, energy)
+    ledger.worker_starts += 1
     engine.before_update(lambda: faults.strike("optimizer", state.step + 1))
     guard = SpikeGuard(config.divergence, state.spikes)
     deadline = payload.began + (config.train.max_wall_s or math.inf)
@@ -164,7 +168,7 @@ def _train(
             learning_rate=learning_rate_at(state.step, last, config.optimizer, config.schedule),
             weight_decay=weight_decay_at(state.step, last, config.optimizer, config.schedule),
             loss_limit=limit,
-            also_sum=(*interrupts.poll(), checkpointer.poll()),
+            also_sum=(meter.take_joules(), *interrupts.poll(), checkpointer.poll()),
         )
         state.step += 1
         state.cursor = loader.cursor
@@ -179,11 +183,13 @@ def _train(
 
         record: dict[str, float] = {}
         is_last = state.step == last
-        *reasons, num_unwritten = result.summed
+        joules, *reasons, num_unwritten = result.summed
+        meter.add_joules(joules)
         if num_unwritten:
             checkpointer.settle()
         interruption = interrupts.agree(tuple(reasons))
         if interruption.is_preempted:
+            ledger.preemptions += 1
             detail = "a node is about to be taken away: saving now"
             log_event(config.run_dir, state.step, Event.PREEMPTION_NOTICE, detail)
         is_ending = is_last or interruption.is_stopped or interruption.used_up is not None
@@ -219,6 +225,7 @@ def _train(
             write_stop(config.run_dir, budget_error(config, interruption.used_up, state.step, ledger))
         if is_ending:
             break
+    meter.add_joules(meter.take_joules() * world_size)  # since the last step; every worker's is about the same
     loader.close()
     flush_events(config.run_dir)
     if ledger_file is not None:

@@ -14,6 +14,7 @@ from rcdist.model.cost import estimate_flops
 from rcdist.storage import read_json, try_write
 from rcdist.tracking.ledger import Kind, Ledger
 from rcdist.tracking.prices import PriceRow
+from rcdist.train.energy import EnergyCounter
 from rcdist.train.optim import learning_rate_at
 from rcdist.train.step_result import StepResult
 from rcdist.train.wire import WireMeter
@@ -78,6 +79,7 @@ class Meter:
         world_size: devices paid for.
         device: where the model trains.
         file: of the ledger; rank 0's.
+        energy: counts what this worker's device draws; None, or without a counter: the price's power is charged.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Meter:
         world_size: int,
         device: torch.device,
         file: LedgerFile | None = None,
+        energy: EnergyCounter | None = None,
     ) -> None:
         self._config = config
         self._price = price
@@ -100,6 +103,7 @@ class Meter:
             config.architecture, activation_checkpointing=config.train.activation_checkpointing
         )
         self._file = file
+        self._energy = energy if energy is not None and energy.is_there else None
         self._charged_at = self._step_began = time.perf_counter()
         self._reset()
 
@@ -154,10 +158,20 @@ class Meter:
             price=self._price,
             useful_s=useful_s,
             kind=kind,
+            joules=None if self._energy is None else 0.0,
         )
         self._charged_at = now
         if self._file is not None:
             self._file.write(self._ledger)
+
+    def take_joules(self) -> float:
+        """Return what this worker's device has drawn since the last call, to be added up over the workers."""
+        return self._energy.take() if self._energy is not None else 0.0
+
+    def add_joules(self, joules: float) -> None:
+        """Charge what all devices have drawn, where they say it."""
+        if self._energy is not None:
+            self._ledger.kwh += joules / 3.6e6
 
     def read(self, *, step: int, skipped_steps: int) -> dict[str, float]:
         """Return the record of the steps since the last one, and start the next.

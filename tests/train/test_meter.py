@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -101,6 +102,19 @@ def test_goodput_counts_neither_skipped_steps_nor_waiting_for_data(clock: list[f
     run_step(meter, clock, sent, 4.0, 2.0, wait_s=0.5)
     assert (ledger.useful_device_s, ledger.lost_device_s, ledger.idle_device_s) == (7.0, 8.0, 1.0)
     assert ledger.record()["cost/goodput"] == 7 / 16 and ledger.record()["cost/idle_device_s"] == 1.0
+
+
+def test_energy_is_measured_or_as_the_price_table_says(clock: list[float], sent: list[WireBytes]) -> None:
+    price = resolve_price(CONFIG.cost, None, 1.0)
+    for is_there, kwh in ((False, 2 * 10.0 * price.watts / 3.6e6), (True, 7.2 / 3.6e6)):
+        counter = SimpleNamespace(is_there=is_there, take=lambda: 3.6)
+        ledger = Ledger()
+        meter = Meter(CONFIG, price, ledger, WireMeter([]), 2, torch.device("cpu"), energy=counter)  # type: ignore[arg-type]
+        clock[0] += 10.0
+        meter.charge("other")
+        assert meter.take_joules() == (3.6 if is_there else 0.0)
+        meter.add_joules(7.2)  # of two workers
+        assert ledger.kwh == pytest.approx(kwh)
 
 
 @pytest.mark.parametrize("text", ["", "{", "null"])
