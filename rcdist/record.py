@@ -81,6 +81,7 @@ class RunRecord:
 
     def poll(self) -> None:
         """Pass on the records that have come since the last call."""
+        self._gauges.refresh()
         for record in self.log.read_new():
             self.tracker.log(record.step, record.metrics, record.timestamp_ms)
             self._gauges.set({**record.metrics, **self._progress(record)})

@@ -74,6 +74,7 @@ FREE_TESTS = {
     "test_hostile",
     "test_hadamard_tokens",
     "test_autoscaling",
+    "test_dashboards",
     "test_launcher_files",
     "test_kuberay_files",
 }

@@ -60,6 +60,7 @@ class Progress:
 
     def poll(self) -> None:
         """Print, record and write down what is new."""
+        self._gauges.refresh()
         new = [t for t in self._journal.trials if t.status != "running" and t.number not in self._seen]
         for trial in new:
             self._seen.add(trial.number)

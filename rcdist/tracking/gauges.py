@@ -1,6 +1,6 @@
 """The newest metrics of a run or a search for Prometheus: gauges of Ray's, which the agent of every node exports."""
 
-import math
+import time
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -16,10 +16,14 @@ def gauge_name(metric: Metric) -> str:
     return f"rcdist_{metric.name.replace('/', '_')}"
 
 
+_REFRESH_S = 1.0
+"""Seconds between two settings of a value that stays: below the interval at which Ray collects them (10 s)."""
+
+
 class Gauges:
     """Set one gauge per metric of what this process follows; without a connected Ray nothing is set.
 
-    Ray keeps the values of a process until it ends: `close` marks them as no longer current.
+    Ray hands a value on once and forgets it: call `refresh` while it is still true.
 
     Args:
         labels: by name in LABELS.
@@ -29,9 +33,28 @@ class Gauges:
         unknown = labels.keys() - set(LABELS)
         assert not unknown, unknown
         self._labels = {name: labels.get(name, "") for name in LABELS}
+        self._current: dict[str, float] = {}
+        self._refreshed = time.monotonic()
 
     def set(self, record: Mapping[str, float]) -> None:
-        """Show the values of a record; infinite ones and NaN are shown as they are."""
+        """Show the values of a record, those of earlier ones besides; infinite ones and NaN are shown as they are."""
+        self._current |= record
+        self._set(record)
+
+    def refresh(self) -> None:
+        """Show the newest values again, once a second at most. Cost: half a millisecond."""
+        now = time.monotonic()
+        if self._current and now - self._refreshed >= _REFRESH_S:
+            self._refreshed = now
+            self._set(self._current)
+
+    def close(self) -> None:
+        """Say that the run or search has ended, and let its values go."""
+        if self._current:
+            self._set({"run/active": 0.0})
+            self._current.clear()
+
+    def _set(self, record: Mapping[str, float]) -> None:
         import ray
 
         if not ray.is_initialized():
@@ -41,10 +64,6 @@ class Gauges:
             quantity, _, part = rest.partition("/")
             metric = METRIC_BY_NAME[f"{group}/{quantity}"]
             _gauge(metric).set(float(value), tags={**self._labels, "part": part})
-
-    def close(self) -> None:
-        """Say that the run or search has ended: alerts look at what is active only."""
-        self.set({"run/active": 0.0, "run/record_time_s": math.nan})
 
 
 @cache
