@@ -75,6 +75,7 @@ FREE_TESTS = {
     "test_hadamard_tokens",
     "test_autoscaling",
     "test_dashboards",
+    "test_submission",
     "test_launcher_files",
     "test_kuberay_files",
 }

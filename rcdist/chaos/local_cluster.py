@@ -47,6 +47,7 @@ class LocalCluster:
         head_cpus: CPU slots of the head.
         object_store_bytes: of every node.
         environment: of Ray's processes, besides this process's own.
+        python: interpreter of the nodes; None: this one.
         autoscaling: a file as cluster/local.yaml, whose nodes come when they are asked for, and go; None: add_node.
 
     Attributes:
@@ -61,10 +62,12 @@ class LocalCluster:
         object_store_bytes: int = 200_000_000,
         environment: Mapping[str, str] | None = None,
         autoscaling: Path | None = None,
+        python: Path | None = None,
     ) -> None:
         # Short: Ray puts sockets below it, whose paths may have 107 bytes.
         self._folder = tempfile.TemporaryDirectory(prefix="rc", ignore_cleanup_errors=True)
         self._object_store_bytes = object_store_bytes
+        self._python = str(python or sys.executable)
         token = Path(self._folder.name) / "token"
         token.write_text(secrets.token_hex(32))
         # A driver in this process may have one already, which Ray reads once.
@@ -86,6 +89,11 @@ class LocalCluster:
                 "AUTOSCALER_UPDATE_INTERVAL_S": "1",
             }
         self._start([*arguments, f"--temp-dir={self._folder.name}/r"])
+
+    @property
+    def logs(self) -> Path:
+        """Return the folder of what Ray's processes and the jobs have written down."""
+        return Path(self._folder.name) / "r" / "session_latest" / "logs"
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -140,7 +148,7 @@ class LocalCluster:
         return copy
 
     def _start(self, arguments: list[str]) -> subprocess.Popen[str]:
-        command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--disable-usage-stats"]
+        command = [self._python, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
         command += ["--node-ip-address=127.0.0.1", f"--object-store-memory={self._object_store_bytes}", *arguments]
         # Both have fixed ports by default, taken if another Ray runs on this machine.
         metrics, agent = free_ports(2)
