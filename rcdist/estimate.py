@@ -5,7 +5,7 @@ from typing import Any
 
 from rcdist.cluster import Workers
 from rcdist.config import JobConfig
-from rcdist.data.prepare import PreparedData
+from rcdist.data.corpora import PreparedData
 from rcdist.model.cost import MatrixCost, count_parameters, estimate_flops, list_matrices
 from rcdist.tracking.prices import PriceRow
 from rcdist.tracking.progress import draw, format_count, format_duration

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rcdist.checkpoint.find import Found, sweep_unfinished
+from rcdist.bucket_lease import BucketLease
+from rcdist.checkpoint.find import Found
+from rcdist.checkpoint.mirror import WORKER_FILES
 from rcdist.checkpoint.untrusted import admit
 from rcdist.cluster import (
     Workers,
@@ -25,7 +27,8 @@ from rcdist.cluster import (
 from rcdist.config import JobConfig
 from rcdist.config.cli import dump_config
 from rcdist.config.plan import RESERVOIR_LETTER
-from rcdist.data.prepare import PreparedData, prepare_corpora
+from rcdist.data.corpora import PreparedData
+from rcdist.data.prepare import prepare_corpora
 from rcdist.data.yardsticks import yardsticks_of
 from rcdist.errors import EXIT_DONE, BudgetError, ConfigError, RcdistError
 from rcdist.estimate import describe_cost, format_cost, format_run
@@ -46,8 +49,9 @@ from rcdist.tracking.prices import PriceRow, resolve_price
 from rcdist.tracking.progress import Progress
 from rcdist.tracking.provenance import redact_tree
 from rcdist.tracking.tracker import RunStatus
-from rcdist.train.control import clear_stop, read_stop, request_stop
+from rcdist.train.control import STOP_ERROR, STOP_REQUEST, clear_stop, mirror_of, read_stop, request_stop
 from rcdist.train.payload import Payload
+from rcdist.working_copy import held_run
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
@@ -89,11 +93,10 @@ def run(
     with preserved_environment():
         check_config(config)
         # Workers run in folders of their own: the path must not depend on where the job was started.
-        config = config.model_copy(update={"storage_path": str(config.storage.resolve())})
+        if config.bucket is None:
+            config = config.model_copy(update={"storage_path": str(config.storage.resolve())})
         with ExitStack() as stack:
-            with refusing_storage(config):
-                lease = stack.enter_context(Lease(config.run_dir, config.name))
-                sweep_unfinished(config.run_dir)
+            lease = stack.enter_context(held_run(config))
             resume = find_resume(config)
             config = keep_version(config, resume)
             check_server(config.tracking_uri, config.tracking.experiment, config.tracking.timeout_s)
@@ -143,7 +146,7 @@ class _Launch:
     """Hold what is known of a run before its workers are started."""
 
     config: JobConfig
-    lease: Lease
+    lease: Lease | BucketLease
     resume: Found | None
     workers: Workers
     price: PriceRow
@@ -226,13 +229,22 @@ class _Launch:
             self.lease.prove()
             record.poll()
 
+        def ask_to_stop() -> None:
+            request_stop(run_dir)
+            mirror.push([STOP_REQUEST])
+
+        mirror = mirror_of(self.config)
         clear_stop(run_dir)
-        follow(
-            lambda: fit_here(payload, self.workers) if self.here else fit(payload, self.workers, callbacks),
-            poll,
-            request_stop=lambda: request_stop(run_dir),
-            grace_s=self.config.cluster.stop_grace_s,
-        )
+        mirror.clear([STOP_ERROR, STOP_REQUEST])
+        try:
+            follow(
+                lambda: fit_here(payload, self.workers) if self.here else fit(payload, self.workers, callbacks),
+                poll,
+                request_stop=ask_to_stop,
+                grace_s=self.config.cluster.stop_grace_s,
+            )
+        finally:
+            mirror.try_pull([STOP_ERROR, *WORKER_FILES])
         stop = read_stop(run_dir)
         if stop is not None:
             raise stop

@@ -55,7 +55,7 @@ class Lease:
             if newest is not None:
                 self._refuse_while_held(newest)
             number = _number(newest) + 1 if newest else 1
-            self._path = _create(self._run_dir / f"lease-{number:06d}.json", _describe_self())
+            self._path = _create(self._run_dir / f"lease-{number:06d}.json", describe_self())
         for path in self._run_dir.glob("lease-*.json"):
             if _number(path) < _number(self._path):
                 path.unlink(missing_ok=True)
@@ -83,7 +83,7 @@ class Lease:
         if self.is_lost:
             newest = _newest(self._run_dir)
             holder = read_json(newest) if newest else {}
-            rule = f"this job stood still for {_DEAD_AFTER_S:g} s, and the run was taken over by {_show(holder)}"
+            rule = f"this job stood still for {_DEAD_AFTER_S:g} s, and the run was taken over by {show_holder(holder)}"
             raise ConfigError("name", self._name, rule, "Leave the run to that job")
 
     def _beat(self) -> None:
@@ -107,7 +107,7 @@ class Lease:
             HeldError: names the holder.
         """
         holder = read_json(path)
-        state = _state_here(holder)
+        state = holder_lives(holder)
         seen, waited_since = _modified(path), time.monotonic()
         while state is None and seen is not None and time.monotonic() - waited_since < _DEAD_AFTER_S:
             time.sleep(min(_BEAT_S, _DEAD_AFTER_S) / 4)
@@ -117,10 +117,11 @@ class Lease:
                 return
         if state:
             remedy = "Stop that job or wait for it, or choose another name"
-            raise HeldError("name", self._name, f"the run is held by {_show(holder)}", remedy)
+            raise HeldError("name", self._name, f"the run is held by {show_holder(holder)}", remedy)
 
 
-def _describe_self() -> dict[str, Any]:
+def describe_self() -> dict[str, Any]:
+    """Return what identifies this process to others, here and on other machines."""
     process = psutil.Process()
     return {
         "host": socket.gethostname(),
@@ -131,13 +132,14 @@ def _describe_self() -> dict[str, Any]:
     }
 
 
-def _show(holder: dict[str, Any]) -> str:
+def show_holder(holder: dict[str, Any]) -> str:
+    """Name a holder in a message."""
     if not holder:
         return "another job, whose lease cannot be read"
     return f"process {holder.get('pid')} on {holder.get('host')}, started {holder.get('started')}"
 
 
-def _state_here(holder: dict[str, Any]) -> bool | None:
+def holder_lives(holder: dict[str, Any]) -> bool | None:
     """Return whether the holder's process lives, None where that cannot be seen from here: then its heartbeat says."""
     if holder.get("machine") != _machine():
         return None

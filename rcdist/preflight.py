@@ -2,16 +2,19 @@
 
 import contextlib
 import logging
+import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rcdist.bucket import SCHEMES, Bucket
 from rcdist.checkpoint.find import Found, find_at, find_newest_valid
 from rcdist.checkpoint.manifest import Manifest, read_settings
 from rcdist.checkpoint.untrusted import refuse_code
 from rcdist.config import JobConfig
-from rcdist.data.prepare import PreparedData, check_data_settings
+from rcdist.data.corpora import PreparedData
+from rcdist.data.prepare import check_data_settings
 from rcdist.errors import BudgetError, CheckpointError, ConfigError
 from rcdist.model.reservoir import build_bank
 from rcdist.model.specs import frozen_specs
@@ -39,15 +42,29 @@ def check_config(config: JobConfig) -> None:
     check_raw_keys(config)
     frozen_specs(config.architecture)
     check_data_settings(config)
-    if "://" in config.storage_path:
-        raise ConfigError(
-            "storage_path", config.storage_path, "not a folder", "Use a local folder, or a mount that all nodes share"
-        )
+    if "://" in config.storage_path and config.bucket is None:
+        rule = f"neither a folder nor a bucket: {', '.join(f'{scheme}://' for scheme in SCHEMES)}"
+        raise ConfigError("storage_path", config.storage_path, rule, "Use a folder that all nodes share, or a bucket")
+    if config.bucket is not None and config.checkpoint.resume_from is not None:
+        rule = f"a run with storage_path={config.storage_path} starts from a checkpoint in the bucket"
+        remedy = f"Copy that run's step-... below {config.storage_path}/{config.run_prefix}, and leave this out"
+        raise ConfigError("checkpoint.resume_from", config.checkpoint.resume_from, rule, remedy)
     with refusing_storage(config):
         config.storage.mkdir(parents=True, exist_ok=True)
+        if config.bucket is not None:
+            _prove_bucket(config.bucket)
         with tempfile.NamedTemporaryFile(dir=config.storage) as file:
             file.write(bytes(4096))  # a full disk lets an empty one be made
             file.flush()
+
+
+def _prove_bucket(bucket: Bucket) -> None:
+    """Write, read, list and delete an object; all four are needed, and rights are given one by one."""
+    name = f".rcdist-{secrets.token_hex(4)}"
+    bucket.write(f"{name}/probe", name)
+    if bucket.read(f"{name}/probe") != name.encode() or bucket.list(name) != {"probe": len(name)}:
+        raise OSError("what was written cannot be read and listed")
+    bucket.delete(f"{name}/probe")
 
 
 @contextlib.contextmanager
@@ -56,8 +73,10 @@ def refusing_storage(config: JobConfig) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        rule = f"cannot be written ({error.strerror or error})"
-        remedy = "Make room, or choose a folder you may write"
+        reason = " ".join(str(error.strerror or error).split())
+        rule, remedy = f"cannot be written ({reason})", "Make room, or choose a folder you may write"
+        if config.bucket is not None:
+            remedy = "Correct the bucket's name, credentials or rights (read, write, list, delete), or AWS_ENDPOINT_URL"
         raise ConfigError("storage_path", config.storage_path, rule, remedy) from error
 
 

@@ -84,7 +84,8 @@ def fit(payload: "Payload", workers: Workers, callbacks: Sequence[UserCallback] 
         ),
         run_config=ray.train.RunConfig(
             name=config.name,
-            storage_path=str(config.run_dir.parent),
+            storage_path=config.bucket.path("runs") if config.bucket else str(config.run_dir.parent),
+            storage_filesystem=config.bucket.filesystem if config.bucket else None,
             callbacks=[RecordKeeper(config.run_dir), *callbacks],
             # Ray counts pre-emption with notice apart, and retries after it without limit.
             failure_config=ray.train.FailureConfig(max_failures=config.cluster.max_failures),

@@ -100,9 +100,9 @@ class LocalCluster:
         """Return what a process needs to join as a driver."""
         return self._environment | {"RAY_ADDRESS": self.address}
 
-    def add_node(self, cpus: int) -> subprocess.Popen[str]:
-        """Start one more node and return its process."""
-        return self._start([f"--address={self.address}", f"--num-cpus={cpus}"])
+    def add_node(self, cpus: int, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start one more node, with variables of its own, and return its process."""
+        return self._start([f"--address={self.address}", f"--num-cpus={cpus}"], environment)
 
     def drain_other(self, deadline_s: int) -> None:
         """Give the one node besides the head notice, as a cloud does before it takes a spot machine away."""
@@ -147,7 +147,7 @@ class LocalCluster:
         copy.write_text(yaml.safe_dump(settings))
         return copy
 
-    def _start(self, arguments: list[str]) -> subprocess.Popen[str]:
+    def _start(self, arguments: list[str], environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         command = [self._python, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
         command += ["--node-ip-address=127.0.0.1", f"--object-store-memory={self._object_store_bytes}", *arguments]
         # Both have fixed ports by default, taken if another Ray runs on this machine.
@@ -157,7 +157,11 @@ class LocalCluster:
         log = Path(self._folder.name) / f"node-{len(self._nodes)}-{time.time_ns()}.log"
         with log.open("w") as output:
             node = subprocess.Popen(
-                command, stdout=output, stderr=output, text=True, env={**os.environ, **self._environment}
+                command,
+                stdout=output,
+                stderr=output,
+                text=True,
+                env={**os.environ, **self._environment, **(environment or {})},
             )
         self._nodes.append(node)
         deadline = time.monotonic() + _START_S

@@ -5,7 +5,7 @@ import logging
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -86,6 +86,11 @@ def begin_save(run_dir: Path, step: int) -> Path:
     return folder
 
 
+def step_of_save(folder: Path) -> int:
+    """Return the step of a folder that `begin_save` has made."""
+    return int(folder.name.removeprefix(_SAVING).partition("-")[0])
+
+
 def finish_save(folder: Path) -> Path | None:
     """Give a checkpoint its name if everything of it is written; every rank calls this when it has written its share.
 
@@ -105,7 +110,7 @@ def finish_save(folder: Path) -> Path | None:
     except FileNotFoundError:
         return None  # another rank has just done so
     if target.exists():
-        _delete(target)  # saved before training went back to an older one and came to this step again
+        delete_folder(target)  # saved before training went back to an older one and came to this step again
     whole.rename(target)
     sync_folder(target.parent)
     return target
@@ -118,7 +123,7 @@ def sweep_unfinished(run_dir: Path) -> None:
     """
     for folder in run_dir.glob(f"{_SAVING}*"):
         if finish_save(folder) is None and folder.exists():
-            _delete(folder)
+            delete_folder(folder)
     for folder in run_dir.glob(f"{_DELETING}*"):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -127,11 +132,11 @@ def set_aside(folder: Path) -> None:
     """Give a damaged checkpoint a name under which nothing counts or reads it."""
     target = folder.with_name(f"{_DAMAGED}{folder.name}")
     if target.exists():
-        _delete(target)
+        delete_folder(target)
     folder.rename(target)
 
 
-def _delete(folder: Path) -> None:
+def delete_folder(folder: Path) -> None:
     """Delete a folder of a run; under another name first, or half of it could pass for something."""
     doomed = folder.with_name(f"{_DELETING}{secrets.token_hex(4)}-{folder.name}")
     try:
@@ -240,6 +245,19 @@ def find_at(path: Path) -> Found:
     return found
 
 
+def worth_keeping(manifests: Mapping[Path, Manifest], keep_latest: int, keep_every_steps: int | None) -> set[Path]:
+    """Return which checkpoints, newest first, are to be kept; see `prune_checkpoints`."""
+    folders = list(manifests)
+    keep = set(folders[:keep_latest])
+    if keep_every_steps is not None:
+        keep |= {folder for folder in folders if step_of(folder) % keep_every_steps == 0}
+    keep |= set([folder for folder in folders if not manifests[folder].state.spikes.skipped][:1])
+    losses = {folder: loss for folder in folders if (loss := manifests[folder].eval_loss_nats) is not None}
+    if losses:
+        keep.add(min(losses, key=lambda folder: losses[folder]))
+    return keep
+
+
 def prune_checkpoints(run_dir: Path, keep_latest: int, keep_every_steps: int | None = None) -> list[Path]:
     """Delete all complete checkpoints but those that are worth keeping.
 
@@ -259,17 +277,11 @@ def prune_checkpoints(run_dir: Path, keep_latest: int, keep_every_steps: int | N
         if all(size_of(folder, name) == expected["bytes"] for name, expected in manifest.files.items()):
             manifests[folder] = manifest
     folders = list(manifests)
-    keep = set(folders[:keep_latest])
-    if keep_every_steps is not None:
-        keep |= {folder for folder in folders if step_of(folder) % keep_every_steps == 0}
-    keep |= set([folder for folder in folders if not manifests[folder].state.spikes.skipped][:1])
-    losses = {folder: loss for folder in folders if (loss := manifests[folder].eval_loss_nats) is not None}
-    if losses:
-        keep.add(min(losses, key=lambda folder: losses[folder]))
+    keep = worth_keeping(manifests, keep_latest, keep_every_steps)
     doomed = [folder for folder in folders if folder not in keep]
     if len(folders) >= keep_latest:
         oldest = folders[keep_latest - 1].name
         doomed += [path for path in run_dir.glob(f"{_DAMAGED}*") if path.name.removeprefix(_DAMAGED) < oldest]
     for folder in doomed:
-        _delete(folder)
+        delete_folder(folder)
     return doomed

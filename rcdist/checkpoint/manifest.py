@@ -1,6 +1,7 @@
 """The manifest: everything about a checkpoint but its tensors, and the list of its files with their digests."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -74,30 +75,39 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest of a checkpoint, also of an earlier format version.
+    """Read the manifest of a checkpoint in a folder; see `assemble_manifest`."""
+    return assemble_manifest(lambda name: (folder / name).read_text(), folder)
+
+
+def assemble_manifest(read: Callable[[str], str], place: Path | str) -> Manifest:
+    """Put the manifest and the lists of all ranks together, also of an earlier format version.
+
+    Args:
+        read: returns a file of the checkpoint; raises OSError.
+        place: of the checkpoint, for messages.
 
     Raises:
         CheckpointError: there is none, it cannot be read, or it has another format version.
     """
-    path = folder / MANIFEST
+    path = MANIFEST
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(read(path))
         version = data["format_version"]
         if version in range(1, FORMAT_VERSION + 1):
             manifest = _parse(data)
             for rank in range(manifest.world_size):
-                path = folder / rank_list_name(rank)
-                manifest.files |= json.loads(path.read_text())
+                path = rank_list_name(rank)
+                manifest.files |= json.loads(read(path))
             for name in manifest.files:
                 _check_inside(name)
             return manifest
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
-            "checkpoint", folder, f"{path.name} cannot be read ({error})", "Use another checkpoint"
+            "checkpoint", place, f"{path} cannot be read ({error})", "Use another checkpoint"
         ) from error
     raise CheckpointError(
         "checkpoint",
-        folder,
+        place,
         f"format version {version}, this rcdist reads versions 1 to {FORMAT_VERSION}",
         "Read it with the rcdist version that wrote it",
     )

@@ -1,10 +1,13 @@
 """JobConfig: every setting of a run, typed, with unit, range and default."""
 
+import hashlib
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from rcdist.bucket import Bucket, is_bucket, open_bucket
 from rcdist.config.architecture import Architecture
 from rcdist.config.data import DataConfig, TokenizerConfig
 from rcdist.config.model import ModelConfig
@@ -187,7 +190,8 @@ class JobConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the initial trained weights."""
     storage_path: LocalPath = "~/rcdist"
-    """Folder (local or shared by all nodes) that holds runs, datasets and, by default, mlflow.db."""
+    """Folder (local or shared by all nodes) that holds runs, datasets and, by default, mlflow.db; or a bucket's
+    s3://... or gs://..., of which every node has a working copy in RCDIST_WORK_DIR (~/.cache/rcdist)."""
     model: ModelConfig = ModelConfig()
     reservoir: ReservoirConfig = ReservoirConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -223,8 +227,21 @@ class JobConfig(Section):
 
     @property
     def storage(self) -> Path:
-        """Return `storage_path` with `~` expanded."""
-        return Path(self.storage_path).expanduser()
+        """Return the folder of `storage_path`; of a bucket this node's working copy."""
+        if self.bucket is None:
+            return Path(self.storage_path).expanduser()
+        work = os.environ.get("RCDIST_WORK_DIR") or "~/.cache/rcdist"
+        return Path(work).expanduser().absolute() / hashlib.sha256(self.bucket.url.encode()).hexdigest()[:16]
+
+    @property
+    def bucket(self) -> Bucket | None:
+        """Return the bucket of `storage_path`, None where it is a folder."""
+        return open_bucket(self.storage_path) if is_bucket(self.storage_path) else None
+
+    @property
+    def run_prefix(self) -> str:
+        """Return the prefix of this run in the bucket."""
+        return f"runs/{self.name}"
 
     @property
     def run_dir(self) -> Path:

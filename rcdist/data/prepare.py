@@ -7,13 +7,14 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rcdist.config import JobConfig
+from rcdist.data.corpora import PreparedData
+from rcdist.data.remote import pull_cached, push_data
 from rcdist.data.shards import CorpusInfo, ShardWriter, is_current, read_info, verify_shards
 from rcdist.data.sources import Source, fingerprint, read_documents, resolve_source
 from rcdist.data.tokenizer import Tokenizer, build_tokenizer, check_vocabulary, load_tokenizer, read_tokenizer
@@ -30,23 +31,6 @@ _CHUNK_CHARS = 64 * 1024 * 1024
 _BLOCK_ROWS = 16
 _LOCAL_CHARS = 16 * 1024 * 1024
 """Up to this much text is encoded in this process, in some seconds: Ray Data takes as long to start its own."""
-
-
-@dataclass(frozen=True)
-class PreparedData:
-    """Hold where the tokens of a run are.
-
-    Attributes:
-        train: training corpus.
-        validation: held-out corpus.
-        tokenizer_dir: folder of the tokenizer.
-        tokenizer_digest: its digest.
-    """
-
-    train: CorpusInfo
-    validation: CorpusInfo
-    tokenizer_dir: str
-    tokenizer_digest: str
 
 
 def prepare_corpora(config: JobConfig, report: Callable[[str], None] = print) -> PreparedData:
@@ -72,7 +56,9 @@ def prepare_corpora(config: JobConfig, report: Callable[[str], None] = print) ->
                 f"the corpus has {info.num_tokens} tokens, a window needs data.seq_len + 1 = {seq_len + 1}",
                 "Use more text or a smaller data.seq_len",
             )
-    return PreparedData(train_info, validation_info, str(folder), tokenizer.digest)
+    data = PreparedData(train_info, validation_info, str(folder), tokenizer.digest)
+    push_data(config, data)
+    return data
 
 
 def resolve_sources(config: JobConfig) -> tuple[Source, Source]:
@@ -117,6 +103,7 @@ def _prepare_tokenizer(
     folder = config.dataset_dir / f"tokenizer-{key}"
     if settings.kind == "file":
         _say_changes(read_tokenizer(path), report)
+    pull_cached(config, folder)
     if not folder.is_dir():
         built = build_tokenizer(settings, config.model.vocab_size, read_documents(train))
         with _complete_folder(folder) as temporary:
@@ -144,6 +131,7 @@ def _prepare_corpus(
     parts = json.dumps([FORMAT_VERSION, content, tokenizer.digest, shard_tokens])
     digest = hashlib.sha256(parts.encode()).hexdigest()
     folder = config.dataset_dir / f"tokens-{digest[:16]}"
+    pull_cached(config, folder)
     if not is_current(folder):
         shutil.rmtree(folder, ignore_errors=True)  # of an older format
         with _complete_folder(folder) as temporary:

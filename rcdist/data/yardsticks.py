@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rcdist.config import JobConfig
-from rcdist.data.prepare import PreparedData
+from rcdist.data.corpora import PreparedData
 from rcdist.data.shards import TokenCorpus
 from rcdist.data.sources import read_documents, resolve_source
 from rcdist.data.tokenizer import load_tokenizer

@@ -12,7 +12,7 @@ from typing import Any
 from rcdist.cluster import gpu_name, preserved_environment, ray_session
 from rcdist.config import JobConfig
 from rcdist.data.prepare import prepare_corpora
-from rcdist.errors import EXIT_DONE, BudgetError, ClusterError, RcdistError, RetriesError
+from rcdist.errors import EXIT_DONE, BudgetError, ClusterError, ConfigError, RcdistError, RetriesError
 from rcdist.lease import Lease
 from rcdist.preflight import check_config, refusing_storage
 from rcdist.printing import printed_log
@@ -61,6 +61,9 @@ def sweep(config: SweepConfig, on_trial: Callable[[Trial], None] | None = None) 
         KeyboardInterrupt: a signal came; the results stand, and the same command goes on.
     """
     with preserved_environment(), ExitStack() as stack:
+        if "://" in config.storage_path:
+            rule = "a search needs a folder: its trials read one another's results there"
+            raise ConfigError("storage_path", config.storage_path, rule, "Use a folder that all nodes share")
         config = config.model_copy(update={"storage_path": str(config.storage.resolve())})
         space = read_space(config.space)
         candidates = list(first_combinations(space, _COMBINATIONS_LOOKED_AT))

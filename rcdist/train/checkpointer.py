@@ -14,22 +14,13 @@ import ray.train
 import torch.distributed as dist
 
 from rcdist.checkpoint.files import count_bytes, write_rank
-from rcdist.checkpoint.find import (
-    Found,
-    begin_save,
-    find_newest_valid,
-    finish_save,
-    prune_checkpoints,
-    set_aside,
-    sweep_unfinished,
-)
-from rcdist.checkpoint.manifest import CONFIG, TOKENIZER, Manifest, write_manifest
+from rcdist.checkpoint.find import Found
+from rcdist.checkpoint.manifest import CONFIG, TOKENIZER, Manifest
 from rcdist.checkpoint.resize import converted
 from rcdist.checkpoint.state import LoopState, SpikeState
 from rcdist.data.tokenizer import load_tokenizer
 from rcdist.errors import CheckpointError, DivergedError
 from rcdist.model.reservoir import ReservoirBank
-from rcdist.storage import say
 from rcdist.tracking.jsonl import MetricsLog
 from rcdist.tracking.ledger import Ledger
 from rcdist.tracking.provenance import redact_tree
@@ -38,6 +29,7 @@ from rcdist.train.engine import Engine
 from rcdist.train.events import Event, log_event
 from rcdist.train.fault_injection import FaultInjector
 from rcdist.train.payload import Payload
+from rcdist.train.saves import saves_of
 
 _ROOM = 1.05
 """Free bytes over those of a checkpoint: file systems need some for themselves."""
@@ -78,6 +70,7 @@ class Checkpointer:
         self._payload, self._config, self._engine, self._bank = payload, payload.config, engine, bank
         self._ledger, self._faults = ledger, faults
         self._run_dir = self._config.run_dir
+        self._saves = saves_of(self._config)
         self._writing: _Writing | None = None
         self._log = MetricsLog(self._run_dir) if payload.is_here else None
 
@@ -90,32 +83,27 @@ class Checkpointer:
         Returns:
             The state of the loop, and the checkpoint's folder, None at step 0.
         """
-        found = from_first_rank(self._find_start)
+        found = self._saves.find(self._payload.resume)
         if found is None:
             return LoopState(), None
         state, ledger = found.manifest.state, found.manifest.ledger
         self._load(found, state.step)
         if found.folder.parent == self._run_dir:
-            if dist.get_rank() == 0:
+            if dist.get_rank() == 0 and self._config.bucket is None:
                 # Nobody else writes now: the workers before this one are gone, the controller waits for a report.
                 MetricsLog(self._run_dir).complete(state.records)
         else:
             ledger = Ledger(tokens=ledger.tokens)
         self._ledger.load(ledger)
+        if self._config.bucket is not None:
+            self._repeat(state)
         return state, found.folder
 
-    def _find_start(self) -> Found | None:
-        sweep_unfinished(self._run_dir)
-        resume = self._payload.resume
-        found = find_newest_valid(self._run_dir, proved=resume) or resume
-        known = {str(damage) for damage in resume.damaged} if resume else set()
-        for damage in found.damaged if found else ():
-            if str(damage) not in known:
-                say(f"skipped: {damage}")
-            folder = Path(str(damage.value))
-            if folder.parent == self._run_dir and folder.exists():
-                set_aside(folder)
-        return found
+    def _repeat(self, state: LoopState) -> None:
+        """Send a checkpoint's newest records once more: what was on its way to another node may have been lost."""
+        for record in state.records:
+            if self._log is None:
+                ray.train.report(record if dist.get_rank() == 0 else {})
 
     def go_back(self, step: int, spikes: SpikeState, first_skipped: int) -> None:
         """Take weights and optimizer from a checkpoint of before the trouble; steps and data go on past what led here.
@@ -133,13 +121,9 @@ class Checkpointer:
         """
         self.settle()
 
-        def find() -> Found | None:
-            found = find_newest_valid(self._run_dir, before=first_skipped)
-            if found is not None and found.manifest.step in spikes.returned_to:
-                found = find_newest_valid(self._run_dir, before=found.manifest.step) or found
-            return found
-
-        found = from_first_rank(find)
+        found = self._saves.find_before(first_skipped)
+        if found is not None and found.manifest.step in spikes.returned_to:
+            found = self._saves.find_before(found.manifest.step) or found
         if found is None:
             raise DivergedError(
                 "divergence.max_skipped",
@@ -206,6 +190,7 @@ class Checkpointer:
         needed = sum(gather_objects(count_bytes(contents)))
         lack, folder = from_first_rank(lambda: self._begin(state.step, needed))
         if folder is not None:
+            folder = self._saves.here(folder)
             self._write(state, folder, contents, manifest)
             lack = self.settle() if wait else None
         elif not wait:
@@ -227,23 +212,20 @@ class Checkpointer:
         if free <= needed * _ROOM:
             return f"{storage} needs {needed:,} bytes, and {free:,} are free", None
         try:
-            return None, begin_save(self._run_dir, step)
+            return None, self._saves.begin(step)
         except OSError as error:
             return f"{storage}: {error.strerror}", None
 
     def _write(self, state: LoopState, folder: Path, contents: Mapping[str, Any], manifest: Manifest | None) -> None:
         """Write this rank's share in a thread; the last rank to finish completes the checkpoint and retires others."""
-        rank, step, settings = dist.get_rank(), state.step, self._config.checkpoint
+        rank, step = dist.get_rank(), state.step
 
         def write() -> None:
             try:
                 self._engine.wait_for_snapshot()
                 write_rank(folder, rank, contents, on_write=lambda: self._faults.strike("shard", step))
                 self._faults.strike("saving", step)
-                if manifest is not None:
-                    write_manifest(folder, manifest)
-                if finish_save(folder) is not None:
-                    prune_checkpoints(self._run_dir, settings.keep_latest, settings.keep_every_steps)
+                self._saves.complete(folder, contents, manifest, lambda: self._faults.strike("upload", step))
             except OSError as error:
                 writing.failure = f"rank {rank}: {error.filename or folder}: {error.strerror or error}"
             except Exception as error:  # nobody else would hear of it
@@ -263,9 +245,7 @@ class Checkpointer:
         if writing.thread.is_alive():
             writing.failure = f"rank {dist.get_rank()}: {writing.folder}: not written within {limit_s:g} s"
         failure = next(filter(None, gather_objects(writing.failure)), None)
-        if dist.get_rank() == 0:
-            # On a network file system each rank may have missed the other's last file; a failed one only takes room.
-            sweep_unfinished(self._run_dir)
+        self._saves.settled(writing.folder, is_whole=failure is None)
         if failure is not None:
             detail = f"the checkpoint of step {writing.step} cannot be written: {failure}"
             log_event(self._run_dir, writing.step, Event.CHECKPOINT_SKIPPED, detail)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from rcdist import errors
 from rcdist.checkpoint.find import find_checkpoints
+from rcdist.checkpoint.mirror import RunMirror
 from rcdist.config import JobConfig
 from rcdist.errors import BudgetError, RcdistError, RetriesError
 from rcdist.storage import read_json, try_write
@@ -21,8 +22,10 @@ from rcdist.tracking.provenance import redact
 BUDGETS = (None, "cost.budget_usd", "cost.budget_device_s", "train.max_wall_s")
 """What can be used up, by the number that rank 0 sends."""
 
-_ERROR = "stop.json"
-_REQUEST = "stop-requested"
+STOP_ERROR = "stop.json"
+"""File of a run with the error that ends it."""
+STOP_REQUEST = "stop-requested"
+"""File of a run by which the driver asks the workers to end it."""
 _FAILURE = "worker-failure"
 
 _NOTICE_EVERY_S = 5.0
@@ -109,6 +112,11 @@ def budget_error(config: JobConfig, setting: str, step: int, ledger: Ledger) -> 
     )
 
 
+def mirror_of(config: JobConfig) -> RunMirror:
+    """Return what brings a run's small files from one node to another; where all see one folder it does nothing."""
+    return RunMirror(config.bucket, config.run_prefix, config.run_dir)
+
+
 def write_stop(run_dir: Path, error: RcdistError) -> None:
     """Write down an error that a restart of the workers would only repeat; of several ranks' the last one is kept.
 
@@ -116,7 +124,7 @@ def write_stop(run_dir: Path, error: RcdistError) -> None:
     """
     fields = {"class": type(error).__name__, "field": error.field, "rule": error.rule, "remedy": error.remedy}
     value = error.value if isinstance(error.value, str | int | float | bool | None) else str(error.value)
-    try_write(run_dir / _ERROR, json.dumps(fields | {"value": value}))
+    try_write(run_dir / STOP_ERROR, json.dumps(fields | {"value": value}))
 
 
 def stop_if_repeated(run_dir: Path, rank: int, error: Exception) -> None:
@@ -141,7 +149,7 @@ def stop_if_repeated(run_dir: Path, rank: int, error: Exception) -> None:
 
 def read_stop(run_dir: Path) -> RcdistError | None:
     """Return the error that was written down, None when there is none."""
-    found = read_json(run_dir / _ERROR)
+    found = read_json(run_dir / STOP_ERROR)
     if not found:
         return None
     made: RcdistError = getattr(errors, found["class"])(found["field"], found["value"], found["rule"], found["remedy"])
@@ -150,17 +158,17 @@ def read_stop(run_dir: Path) -> RcdistError | None:
 
 def request_stop(run_dir: Path) -> None:
     """Ask the workers to save and end; the driver does so on SIGTERM."""
-    (run_dir / _REQUEST).touch()
+    (run_dir / STOP_REQUEST).touch()
 
 
 def is_stop_requested(run_dir: Path) -> bool:
     """Return whether the driver has asked the run to end."""
-    return (run_dir / _REQUEST).exists()
+    return (run_dir / STOP_REQUEST).exists()
 
 
 def clear_stop(run_dir: Path) -> None:
     """Forget error and request, before a run is started again."""
-    (run_dir / _ERROR).unlink(missing_ok=True)
-    (run_dir / _REQUEST).unlink(missing_ok=True)
+    (run_dir / STOP_ERROR).unlink(missing_ok=True)
+    (run_dir / STOP_REQUEST).unlink(missing_ok=True)
     for path in run_dir.glob(f"{_FAILURE}-*.json"):
         path.unlink()

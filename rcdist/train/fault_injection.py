@@ -13,7 +13,7 @@ from rcdist.errors import ConfigError
 
 VARIABLE = "RCDIST_FAULT"
 PLACES = {
-    "kill": ("forward", "optimizer", "shard", "saving", "rollback", "restore", "resize"),
+    "kill": ("forward", "optimizer", "shard", "saving", "upload", "rollback", "restore", "resize"),
     "full": ("shard",),
     "nan": ("batch",),
     "spike": ("batch",),
@@ -30,7 +30,8 @@ class InjectedFault:
         kind: kill: SIGKILL to the worker, once; full: the disk has no room; nan, spike: the batch's loss is not finite,
             or 50 times too high.
         place: before the forward pass, in the optimizer's step, in the middle of a checkpoint's file, after all of them
-            are written, when training goes back to a checkpoint, before one is read, as it is or converted; or batch.
+            are written, after one is sent to a bucket, when training goes back to a checkpoint, before one is read, as
+            it is or converted; or batch.
         first: step at which it happens, counted from 1.
         last: last such step; equal to first for kill.
         rank: worker it happens to.

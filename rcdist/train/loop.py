@@ -43,6 +43,7 @@ from rcdist.train.meter import LedgerFile, Meter
 from rcdist.train.micro_batch import with_micro_batch
 from rcdist.train.optim import learning_rate_at, weight_decay_at
 from rcdist.train.payload import Payload
+from rcdist.train.shared_files import shared_files, with_data_here
 from rcdist.train.step_result import StepResult
 from rcdist.train.wire import WireMeter
 
@@ -62,8 +63,15 @@ def train_loop_per_worker(arguments: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     _prepare_process(config, device)
     energy = EnergyCounter(device)
-    if broadcast_object(read_stop(config.run_dir) is not None or is_stop_requested(config.run_dir)):
-        return  # Ray has restarted the workers after an error that would only repeat: the driver raises it
+    with shared_files(config):
+        if broadcast_object(read_stop(config.run_dir) is not None or is_stop_requested(config.run_dir)):
+            return  # Ray has restarted the workers after an error that would only repeat: the driver raises it
+        _work(with_data_here(payload), device, energy, entered, startup)
+
+
+def _work(payload: Payload, device: torch.device, energy: EnergyCounter, entered: float, startup: Startup) -> None:
+    """Build what trains, and train; write down what a restart of the workers would only repeat."""
+    config = payload.config
     try:
         bank, arrival = receive_bank(config, payload.bank_ref, payload.bank_digest)
         startup.mark("reservoir")

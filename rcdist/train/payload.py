@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from rcdist.checkpoint.find import Found
 from rcdist.config import JobConfig
-from rcdist.data.prepare import PreparedData
+from rcdist.data.corpora import PreparedData
 from rcdist.tracking.prices import PriceRow
 
 if TYPE_CHECKING:

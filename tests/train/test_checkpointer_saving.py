@@ -18,6 +18,7 @@ from rcdist.errors import CheckpointError
 from rcdist.model.reservoir import build_bank
 from rcdist.tracking.ledger import Ledger
 from rcdist.train import checkpointer as module
+from rcdist.train import saves
 from rcdist.train.checkpointer import Checkpointer
 from rcdist.train.fault_injection import FaultInjector
 from tests.train.test_checkpointer import config, make_payload, sent
@@ -165,6 +166,6 @@ def test_going_back_waits_for_the_first_save(
 def test_whatever_else_goes_wrong_in_the_writing_thread_is_told(
     checkpointer: Checkpointer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "write_manifest", lambda *_: 1 / 0)
+    monkeypatch.setattr(saves, "write_manifest", lambda *_: 1 / 0)
     checkpointer.save(copy.deepcopy(STATE), wait=False)
     assert checkpointer.settle() == "rank 0: ZeroDivisionError: division by zero"
