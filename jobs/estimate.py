@@ -14,7 +14,7 @@ JSON_FLAG = "--json"
 
 
 def main(argv: list[str]) -> int:
-    """Print the table of parameters, FLOPs and bytes, and what a run takes; or with --json one object."""
+    """Print parameters, FLOPs, bytes, memory, speed, time and money; with --json one object; exit code 3: no room."""
     config = read_config(
         [argument for argument in argv if argument != JSON_FLAG],
         "jobs/estimate.py",
@@ -22,15 +22,23 @@ def main(argv: list[str]) -> int:
         PRESETS,
     )
     from rcdist.cluster import planned_workers
-    from rcdist.estimate import describe_cost, describe_run, format_cost, format_run
+    from rcdist.estimate.cost import describe_cost, format_cost
+    from rcdist.estimate.run import check_fits, describe_run, format_forecast, format_run
     from rcdist.tracking.prices import resolve_price
 
     workers = planned_workers(config)
     price = resolve_price(config.cost, "GPU" if workers.use_gpu else None, config.cluster.cpus_per_worker)
+    if price.is_gpu and config.cluster.use_gpu is None:  # the node type says what the workers have
+        config = config.model_copy(update={"cluster": config.cluster.model_copy(update={"use_gpu": True})})
+        workers = planned_workers(config)
     if JSON_FLAG in argv:
-        print(json.dumps(describe_cost(config) | {"run": describe_run(config, workers, price)}, indent=1))
+        run = describe_run(config, workers, price)
+        print(json.dumps(describe_cost(config) | run | {"run": run}, indent=1))
     else:
-        print(format_cost(config), format_run(config, workers, price), sep="\n\n")
+        texts = (format_cost(config), format_run(config, workers, price), format_forecast(config, workers, price))
+        print(*texts, sep="\n\n")
+    if config.cost.node_type != "auto":
+        check_fits(config, workers, price)
     return 0
 
 

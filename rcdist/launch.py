@@ -31,7 +31,8 @@ from rcdist.data.corpora import PreparedData
 from rcdist.data.prepare import prepare_corpora
 from rcdist.data.yardsticks import yardsticks_of
 from rcdist.errors import EXIT_DONE, BudgetError, ConfigError, RcdistError
-from rcdist.estimate import describe_cost, format_cost, format_run
+from rcdist.estimate.cost import describe_cost, format_cost
+from rcdist.estimate.run import format_run
 from rcdist.exits import find_cause
 from rcdist.lease import Lease
 from rcdist.model.reservoir import PackedBank, ReservoirBank, build_bank

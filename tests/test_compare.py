@@ -9,7 +9,7 @@ from scipy import stats
 from rcdist import compare
 from rcdist.config import JobConfig
 from rcdist.errors import ConfigError
-from rcdist.estimate import describe_cost
+from rcdist.estimate.cost import describe_cost
 from rcdist.tracking.mlflow import check_server, start_or_continue
 from tests.report.chromium import browse, needs_chromium
 

@@ -126,6 +126,11 @@ def count_parameters(architecture: Architecture) -> ParameterCounts:
     return ParameterCounts(num_trained + num_unique, num_trained, applied, num_unique)
 
 
+def count_vectors(architecture: Architecture) -> int:
+    """Count the trained numbers that are no matrix: they have a group of the optimizer of their own."""
+    return _count_vectors(architecture, list_matrices(architecture))
+
+
 def _count_vectors(architecture: Architecture, rows: list[MatrixCost]) -> int:
     """Count norm gains, lower bounds, biases and the gains of frozen matrices."""
     model_config, config = architecture.model, architecture.reservoir

@@ -1,6 +1,7 @@
 """Read the price table and pick the row of a run's devices."""
 
 import difflib
+import math
 import re
 from dataclasses import dataclass
 from importlib import resources
@@ -29,6 +30,10 @@ class PriceRow:
         peak_flops: FLOP/s at best.
         watts: power that energy is computed with.
         source: where the row's numbers are from.
+        is_gpu: the device is a GPU; else so many cores.
+        memory_bytes: of the device; infinite where the table does not say it.
+        devices_per_node: that one link joins.
+        link_bytes_per_s, network_bytes_per_s: of one device to others of its node, and to other nodes.
     """
 
     name: str
@@ -37,6 +42,11 @@ class PriceRow:
     peak_flops: float
     watts: float
     source: str
+    is_gpu: bool = True
+    memory_bytes: float = math.inf
+    devices_per_node: int = 1
+    link_bytes_per_s: float = math.inf
+    network_bytes_per_s: float = math.inf
 
     @property
     def usd_per_device_s(self) -> float:
@@ -56,6 +66,10 @@ class _TableRow(Section):
     spot: Positive
     peak_flops: Positive
     watts: Positive
+    memory: Positive | None = None
+    devices_per_node: Annotated[int, Field(ge=1)] = 1
+    link: Positive | None = None
+    network: Positive | None = None
     source: Annotated[str, Field(min_length=1)]
 
 
@@ -90,7 +104,17 @@ def resolve_price(cost: CostConfig, device_name: str | None, cpus_per_worker: fl
         peak_flops=cost.peak_flops or units * row.peak_flops,
         watts=units * row.watts,
         source=row.source,
+        is_gpu=row.per == "gpu",
+        memory_bytes=units * (row.memory or math.inf),
+        devices_per_node=max(int(row.devices_per_node / units), 1),
+        link_bytes_per_s=row.link or math.inf,
+        network_bytes_per_s=row.network or row.link or math.inf,
     )
+
+
+def list_node_types(cost: CostConfig) -> list[str]:
+    """Return the names of the price table's rows."""
+    return list(_read_table(cost.price_table))
 
 
 def _match_device(table: dict[str, _TableRow], device_name: str | None) -> str:

@@ -45,7 +45,7 @@ def refuse(capsys: pytest.CaptureFixture[str], storage: Path, *more: str, script
         (["--deepspeed={train_batch_size: 4}"], ["deepspeed.train_batch_size=4", "train.global_batch_tokens"]),
         (["--tokenizer.kind=file"], ["tokenizer.path=None", "tokenizer.kind=file"]),
         (["--storage_path=/proc/no"], ["storage_path=", "/proc/no", "cannot be written"]),
-        (["--storage_path=ftp://host/x"], ["storage_path=", "not a folder"]),
+        (["--storage_path=ftp://host/x"], ["storage_path=", "neither a folder nor a bucket"]),
     ],
     ids=lambda value: " ".join(value)[:40] if value and value[0].startswith("--") else "",
 )

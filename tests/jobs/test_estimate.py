@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rcdist.config.cli import read_config
-from rcdist.estimate import format_cost
+from rcdist.estimate.cost import format_cost
 from tests.jobs.run import run_in_process
 
 
@@ -36,6 +36,22 @@ def test_the_table_names_every_group_and_the_totals(capsys: pytest.CaptureFixtur
         "5,253,376 parameters stored",
     ):
         assert text in table
+
+
+def test_a_node_type_that_has_room_and_one_that_has_not(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--config=1.3b", "--cluster.num_workers=8", "--json"]
+    assert run_in_process("estimate.py", [*given, "--cost.node_type=H100"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["fits"] and found["device"] == "GPU" and found["workers"] == 8
+    parts = dict(found["memory"])
+    assert parts.pop("total_bytes") == sum(parts.values()) and found["memory"]["total_bytes"] < 80e9
+    assert 0 < found["tokens_per_s"]["low"] < found["tokens_per_s"]["high"] and found["hours"] > 0
+    assert found["cheapest"]["usd"] <= found["usd"]
+    assert [row["workers"] for row in found["scaling"]] == [2**power for power in range(11)]
+    assert run_in_process("estimate.py", [*given, "--cost.node_type=A10G"]) == 3
+    out, err = capsys.readouterr()
+    assert not json.loads(out)["fits"] and json.loads(out)["fits_at_stage"]["3"] is False
+    assert err.count("\n") == 1 and 'cost.node_type="A10G": a worker takes 2' in err and "H100 would do" in err
 
 
 def test_bad_settings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from rcdist.config import Architecture, JobConfig, ModelConfig, ReservoirConfig
 from rcdist.config import reservoir as reservoir_settings
 from rcdist.errors import ConfigError
-from rcdist.estimate import format_cost
+from rcdist.estimate.cost import format_cost
 from rcdist.model.cost import count_parameters, estimate_flops
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import ReservoirBank, build_bank

@@ -1,15 +1,11 @@
-"""What a configuration costs before it runs: parameters, FLOPs, bytes, memory, the least time and money."""
+"""What a model costs, matrix by matrix: parameters, FLOPs and the bytes that a pass reads."""
 
 from dataclasses import asdict
 from typing import Any
 
-from rcdist.cluster import Workers
 from rcdist.config import JobConfig
-from rcdist.data.corpora import PreparedData
 from rcdist.model.cost import MatrixCost, count_parameters, estimate_flops, list_matrices
-from rcdist.tracking.prices import PriceRow
-from rcdist.tracking.progress import draw, format_count, format_duration
-from rcdist.train.deepspeed_config import has_flat_steps
+from rcdist.tracking.progress import draw
 
 _COLUMNS = ("matrix", "shape", "blocks", "distinct", "weights stored", "train FLOPs", "decode FLOPs", "bytes read")
 
@@ -74,67 +70,6 @@ def format_cost(config: JobConfig) -> str:
         f"{cost['bytes_per_pass']:,} bytes of weights per pass"
     )
     return "\n".join(lines).strip("\n")
-
-
-def describe_run(config: JobConfig, workers: Workers, price: PriceRow) -> dict[str, Any]:
-    """Say what a run will take; JSON-able.
-
-    Returns:
-        memory_bytes_per_worker: weights, gradients and optimizer states; activations come on top.
-        least_s, least_usd: at the stated peak of the devices; what a run reaches of it is perf/mfu.
-    """
-    flops = estimate_flops(config.architecture, activation_checkpointing=config.train.activation_checkpointing)
-    total = config.train.steps * flops.hardware * config.train.global_batch_tokens
-    least_s = total / (price.peak_flops * workers.num_workers)
-    return {
-        "workers": workers.num_workers,
-        "device": "GPU" if workers.use_gpu else "CPU",
-        "memory_bytes_per_worker": round(_state_bytes(config, workers)),
-        "least_s": least_s,
-        "least_usd": least_s * workers.num_workers * price.usd_per_device_s,
-        "usd_per_device_hour": price.usd_per_device_hour,
-        "price": f"{price.name}, {price.market}",
-    }
-
-
-def format_run(config: JobConfig, workers: Workers, price: PriceRow, data: PreparedData | None = None) -> str:
-    """Describe in a few lines what is about to run; without `data` the corpus is left out."""
-    run, counts = describe_run(config, workers, price), count_parameters(config.architecture)
-    flops = estimate_flops(config.architecture)
-    at_least = f"{workers.min_workers} to " if workers.min_workers else ""
-    tokens = f"{config.train.steps} steps of {config.train.global_batch_tokens:,} tokens"
-    corpus = f"{data.train.num_tokens:,} training tokens, {data.validation.num_tokens:,} held out, " if data else ""
-    return (
-        f"{config.name}: plan {config.reservoir.plan}, {at_least}{workers.num_workers} {run['device']} workers, "
-        f"ZeRO stage {config.train.zero_stage}, {config.train.precision}\n"
-        f"parameters: {counts.stored:,} stored, {counts.trained:,} trained, {counts.frozen_unique:,} frozen "
-        f"({counts.frozen:,} as applied)\n"
-        f"FLOPs per token: {format_count(flops.train)} training, {format_count(flops.prefill)} inference\n"
-        f"memory per worker: {run['memory_bytes_per_worker'] / 2**20:,.0f} MiB of weights, gradients and optimizer\n"
-        f"data: {corpus}{tokens}\n"
-        f"cost: {price.usd_per_device_hour:g} USD per device hour ({run['price']}); at least "
-        f"{format_duration(run['least_s'])} and {run['least_usd']:.2g} USD at peak speed"
-    )
-
-
-def _state_bytes(config: JobConfig, workers: Workers) -> float:
-    """Estimate one worker's model states in bytes: 16 per trained weight less what ZeRO partitions, 1 per frozen.
-
-    On a GPU with graphs gradients are whole float32 sums, and rounded weights are kept, as codes and in their dtype.
-    """
-    counts, stage, share = count_parameters(config.architecture), config.train.zero_stage, 1 / workers.num_workers
-    weight = gradient = 2.0 if config.train.precision == "bf16" else 4.0
-    if workers.use_gpu and has_flat_steps(config):
-        moments = 8.0 + (4.0 if config.train.precision == "bf16" or stage else 0.0)
-        per_weight = weight + 4.0 + moments * (share if stage else 1.0) + 1.0 + weight
-        return per_weight * counts.trained + counts.frozen_unique
-    moments = 8.0 + (4.0 if config.train.precision == "bf16" or stage else 0.0)
-    per_weight = (
-        weight * (share if stage >= 3 else 1.0)
-        + gradient * (share if stage >= 2 else 1.0)
-        + moments * (share if stage >= 1 else 1.0)
-    )
-    return per_weight * counts.trained + counts.frozen_unique
 
 
 def _group(config: JobConfig) -> dict[str, list[MatrixCost]]:

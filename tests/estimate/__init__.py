@@ -1,0 +1,1 @@
+"""Tests of what a configuration takes before it runs."""

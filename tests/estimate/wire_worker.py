@@ -1,0 +1,69 @@
+"""Two real processes that train under every ZeRO stage and report what they hand to collectives."""
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from rcdist.config import JobConfig
+from rcdist.data.loader import MicroBatch
+from rcdist.model.lm import LanguageModel
+from rcdist.model.reservoir import build_bank
+from rcdist.train.wire import WireMeter
+
+WORLD_SIZE = 2
+CASES = [
+    (plan, stage, precision, size)
+    for plan in ("T", "T cG@a")
+    for stage in (0, 1, 2, 3)
+    for precision in ("fp32", "bf16")
+    for size in (8, 4)
+]
+"""Plan, ZeRO stage, precision, windows of a micro-batch out of eight a worker."""
+
+
+def job(plan: str, stage: int, precision: str, size: int) -> JobConfig:
+    return JobConfig(
+        model={"num_layers": 2, "width": 64, "glu_width": 128, "vocab_size": 512},
+        data={"seq_len": 64},
+        reservoir={"plan": plan},
+        train={
+            "global_batch_tokens": 64 * 8 * WORLD_SIZE,
+            "micro_batch_size": size,
+            "zero_stage": stage,
+            "precision": precision,
+        },
+    )
+
+
+def run_rank(rank: int, port: int, results: Any) -> None:
+    """Train four steps of each case and leave the bytes of the last one."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD_SIZE))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=WORLD_SIZE)
+    for case in CASES:
+        config = job(*case)
+        bank = build_bank(config.architecture)
+        wire = WireMeter(bank.buffers())
+        model = LanguageModel(config.architecture, bank, seed=0, separately=config.train.zero_stage == 3)
+        with wire.installed():
+            from rcdist.train.engine import Engine
+
+            engine = Engine(model, config, world_size=WORLD_SIZE, device=torch.device("cpu"))
+            tokens = torch.randint(0, 500, (case[3], 64))
+            batch = MicroBatch(tokens, tokens, torch.zeros_like(tokens).bool(), torch.ones(tokens.shape))
+            for _ in range(4):
+                wire.take()
+                engine.train_step(
+                    [batch] * (8 // case[3]),
+                    config.train.global_batch_tokens,
+                    learning_rate=1e-3,
+                    weight_decay=0.1,
+                    also_sum=(0.0,) * 5,
+                )
+            sent = wire.take()
+            engine.close()
+        if rank == 0:
+            results[case] = sent.trained + sent.frozen
+    dist.destroy_process_group()
