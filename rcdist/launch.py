@@ -50,7 +50,7 @@ from rcdist.tracking.prices import PriceRow, resolve_price
 from rcdist.tracking.progress import Progress
 from rcdist.tracking.provenance import redact_tree
 from rcdist.tracking.tracker import RunStatus
-from rcdist.train.control import STOP_ERROR, STOP_REQUEST, clear_stop, mirror_of, read_stop, request_stop
+from rcdist.train.control import STOP_ERROR, STOP_REQUEST, clear_stop, mirror_of, read_stop, send_stop_request
 from rcdist.train.payload import Payload
 from rcdist.working_copy import held_run
 
@@ -230,10 +230,6 @@ class _Launch:
             self.lease.prove()
             record.poll()
 
-        def ask_to_stop() -> None:
-            request_stop(run_dir)
-            mirror.push([STOP_REQUEST])
-
         mirror = mirror_of(self.config)
         clear_stop(run_dir)
         mirror.clear([STOP_ERROR, STOP_REQUEST])
@@ -241,7 +237,7 @@ class _Launch:
             follow(
                 lambda: fit_here(payload, self.workers) if self.here else fit(payload, self.workers, callbacks),
                 poll,
-                request_stop=ask_to_stop,
+                request_stop=lambda: send_stop_request(self.config),
                 grace_s=self.config.cluster.stop_grace_s,
             )
         finally:

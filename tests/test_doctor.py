@@ -19,6 +19,7 @@ from rcdist.ops import native
 from rcdist.ports import free_ports
 from tests.conftest import RayHead
 from tests.jobs.run import run_in_process, run_job_script
+from tests.s3_server import BUCKET, s3_server
 
 
 def problems(findings: list[Finding]) -> list[str]:
@@ -87,6 +88,18 @@ def test_storage_that_cannot_be_written(tmp_path: Path) -> None:
     assert find_storage(JobConfig(storage_path=str(tmp_path / "new"))).remedy is None
 
 
+def test_a_bucket_that_cannot_be_written_and_one_that_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RCDIST_WORK_DIR", str(tmp_path))
+    with s3_server():
+        assert problems([find_storage(JobConfig(storage_path=f"s3://{BUCKET}/x"))]) == []
+        (found,) = problems([find_storage(JobConfig(storage_path="s3://not-there-at-all/x"))])
+        assert "NO_SUCH_BUCKET" in found and "credentials" in found
+        seen = look_from_node("s3://not-there-at-all/x", "probe")
+    now = time.time()
+    (found,) = problems([judge_node("node 1", seen, now, now, "s3://not-there-at-all/x")])
+    assert "before `ray start`" in found
+
+
 def test_a_tracking_server_that_is_not_there() -> None:
     (port,) = free_ports(1)
     config = JobConfig(tracking={"uri": f"http://127.0.0.1:{port}", "timeout_s": 2})
@@ -97,10 +110,10 @@ def test_a_tracking_server_that_is_not_there() -> None:
 def test_what_is_wrong_with_a_node(tmp_path: Path) -> None:
     seen = look_from_node(str(tmp_path), "name")
     now = time.time()
-    assert judge_node("node", seen, now - 1, now, tmp_path).remedy is None
-    assert "its clock is 9" in judge_node("node", seen | {"time": now + 9.5}, now - 1, now, tmp_path).found
+    assert judge_node("node", seen, now - 1, now, str(tmp_path)).remedy is None
+    assert "its clock is 9" in judge_node("node", seen | {"time": now + 9.5}, now - 1, now, str(tmp_path)).found
     other = seen | {"versions": {"torch": "1.0"}}
-    assert "torch 1.0, here" in judge_node("node", other, now - 1, now, tmp_path).found
+    assert "torch 1.0, here" in judge_node("node", other, now - 1, now, str(tmp_path)).found
     os.rmdir(tmp_path)
-    unseen = judge_node("node", look_from_node(str(tmp_path), "name"), now - 1, time.time(), tmp_path)
+    unseen = judge_node("node", look_from_node(str(tmp_path), "name"), now - 1, time.time(), str(tmp_path))
     assert "cannot write" in unseen.found and "on every node" in str(unseen.remedy)

@@ -5,12 +5,12 @@ import socket
 import time
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
+from rcdist.bucket import is_bucket
 from rcdist.config import JobConfig
 from rcdist.doctor.finding import Finding
-from rcdist.doctor.stores import try_to_write
+from rcdist.doctor.stores import place_of, try_to_write
 
 _MOST_SKEW_S = 2.0
 _COLLECTIVE_S = 60.0
@@ -37,9 +37,9 @@ def find_nodes(config: JobConfig) -> Iterator[Finding]:
     for node in nodes:
         options = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)}
         before = time.time()
-        seen = ray.get(look.options(**options).remote(str(config.storage), name))
+        seen = ray.get(look.options(**options).remote(place_of(config), name))
         where = f"node {node['NodeManagerAddress']} ({seen['host']})"
-        yield judge_node(where, seen, before, time.time(), config.storage)
+        yield judge_node(where, seen, before, time.time(), place_of(config))
 
 
 def look_from_node(folder: str, name: str) -> dict[str, Any]:
@@ -48,12 +48,12 @@ def look_from_node(folder: str, name: str) -> dict[str, Any]:
     try:
         try_to_write(folder, name)
     except OSError as error:
-        problem = error.strerror or str(error)
+        problem = " ".join(str(error.strerror or error).split())
     versions = {name: metadata.version(name) for name in ("torch", "ray", "deepspeed")}
     return {"host": socket.gethostname(), "time": time.time(), "storage": problem, "versions": versions}
 
 
-def judge_node(where: str, seen: dict[str, Any], before: float, after: float, storage: Path) -> Finding:
+def judge_node(where: str, seen: dict[str, Any], before: float, after: float, storage: str) -> Finding:
     """Compare what a node sees with what this process does.
 
     Args:
@@ -61,10 +61,13 @@ def judge_node(where: str, seen: dict[str, Any], before: float, after: float, st
         seen: of `look_from_node`.
         before: this clock when it was asked.
         after: this clock when it had answered.
-        storage: that it wrote into.
+        storage: folder or bucket that it wrote into.
     """
     if seen["storage"] is not None:
-        return Finding(where, f"cannot write {storage} ({seen['storage']})", "Mount the same folder on every node")
+        remedy = "Mount the same folder on every node"
+        if is_bucket(storage):
+            remedy = "Give every node a role or credentials that may write the bucket, before `ray start`"
+        return Finding(where, f"cannot write {storage} ({seen['storage']})", remedy)
     skew = max(before - seen["time"], seen["time"] - after, 0.0)
     if skew > _MOST_SKEW_S:
         return Finding(where, f"its clock is {skew:.1f} s off", "Let chrony or ntpd run on every node")

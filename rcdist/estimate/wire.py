@@ -23,6 +23,8 @@ def estimate_wire(config: JobConfig, workers: Workers) -> int:
     trained, vectors = count_parameters(config.architecture).trained, count_vectors(config.architecture)
     is_flat = workers.use_gpu and has_flat_steps(config)
     sums = 8 * (_SUMS + is_flat)
+    if is_flat and count == 1:
+        return sums
     if stage == 0:
         return size * trained + sums
     groups = (trained - vectors, vectors) if count > 1 else ()

@@ -161,6 +161,12 @@ def request_stop(run_dir: Path) -> None:
     (run_dir / STOP_REQUEST).touch()
 
 
+def send_stop_request(config: JobConfig) -> None:
+    """Ask the workers to save and end, on whatever nodes they are."""
+    request_stop(config.run_dir)
+    mirror_of(config).push([STOP_REQUEST])
+
+
 def is_stop_requested(run_dir: Path) -> bool:
     """Return whether the driver has asked the run to end."""
     return (run_dir / STOP_REQUEST).exists()
