@@ -241,7 +241,7 @@ class _Launch:
                 grace_s=self.config.cluster.stop_grace_s,
             )
         finally:
-            mirror.try_pull([STOP_ERROR, *WORKER_FILES])
+            mirror.try_pull([STOP_ERROR, *WORKER_FILES], if_newer=True)
         stop = read_stop(run_dir)
         if stop is not None:
             raise stop

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -48,6 +49,12 @@ class RunMirror:
                     self._bucket.upload(self._run_dir / name, f"{self._prefix}/{name}")
                     self._pushed[name] = state
 
+    def create(self, name: str) -> None:
+        """Make an empty file in the bucket: what matters is that it is there."""
+        with self._going_on():
+            if self._bucket is not None:
+                self._bucket.write(f"{self._prefix}/{name}", b"")
+
     def pull(self, names: Iterable[str], *, if_newer: bool = False) -> None:
         """Bring the files that the bucket has; the others go from the folder.
 
@@ -63,7 +70,7 @@ class RunMirror:
         for name in names:
             if if_newer and self._is_newer(name):
                 continue
-            part = self._run_dir / f".{name}.part"
+            part = self._run_dir / f".{name}.{secrets.token_hex(4)}.part"  # driver and worker may share a node
             try:
                 self._bucket.download(f"{self._prefix}/{name}", part)
                 part.replace(self._run_dir / name)

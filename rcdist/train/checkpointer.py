@@ -120,10 +120,10 @@ class Checkpointer:
             DivergedError: there is no checkpoint from before.
         """
         self.settle()
-
         found = self._saves.find_before(first_skipped)
         if found is not None and found.manifest.step in spikes.returned_to:
-            found = self._saves.find_before(found.manifest.step) or found
+            # If there is none, once more the first: a node keeps one checkpoint of a bucket at a time.
+            found = self._saves.find_before(found.manifest.step) or self._saves.find_before(first_skipped)
         if found is None:
             raise DivergedError(
                 "divergence.max_skipped",

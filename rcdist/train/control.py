@@ -164,7 +164,7 @@ def request_stop(run_dir: Path) -> None:
 def send_stop_request(config: JobConfig) -> None:
     """Ask the workers to save and end, on whatever nodes they are."""
     request_stop(config.run_dir)
-    mirror_of(config).push([STOP_REQUEST])
+    mirror_of(config).create(STOP_REQUEST)
 
 
 def is_stop_requested(run_dir: Path) -> bool:

@@ -103,6 +103,8 @@ def build_deepspeed_config(
             "allgather_bucket_size": bucket,
         },
         "steps_per_print": None,
+        # It waits for the device before and after each pass, from the third step on: no graph can be captured then.
+        "timers": {"throughput": {"enabled": False}},
         "checkpoint": {"tag_validation": "Ignore"},
     }
     if is_flat:

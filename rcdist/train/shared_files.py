@@ -22,8 +22,9 @@ def shared_files(config: JobConfig) -> Iterator[None]:
     mirror = mirror_of(config)
     try:
         with contextlib.ExitStack() as stack:
+            if is_first_of_node():
+                mirror.try_pull((STOP_ERROR, STOP_REQUEST))  # those of an earlier job go
             if dist.get_rank() == 0:
-                mirror.try_pull((STOP_ERROR, STOP_REQUEST))
                 mirror.try_pull(WORKER_FILES, if_newer=True)
                 stack.enter_context(mirror.pushing(WORKER_FILES))
                 stack.enter_context(mirror.pulling([STOP_REQUEST]))

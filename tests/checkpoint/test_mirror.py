@@ -38,6 +38,9 @@ def test_what_one_node_pushes_another_pulls(server: None, tmp_path: Path) -> Non
     os.utime(two / "a", (1, 1))
     there.pull(["a"], if_newer=True)
     assert (two / "a").read_text() == "23"
+    here.create("asked")
+    there.pull(["asked"])
+    assert (two / "asked").read_bytes() == b""
     here.clear(["a"])
     there.pull(["a"])
     assert not (two / "a").exists()

@@ -76,6 +76,16 @@ def test_graphs_and_single_launches_agree_bit_for_bit(stage: int, precision: str
     assert captured[2][3] == captured[1][3] and captured[5][3] != captured[4][3]
 
 
+def test_an_evaluation_that_first_comes_late_is_a_graph_too() -> None:
+    engine = build(1)
+    for step in range(4):
+        batches = [micro_batch(windows(step)[i : i + 1]) for i in range(WINDOWS)]
+        engine.train_step(batches, WINDOWS * SEQ_LEN, learning_rate=1e-2, weight_decay=0.1)
+    for _ in range(2):
+        engine.evaluate_sum(micro_batch(windows(100)[:2]))
+    assert engine.steps.num_graphs == 3
+
+
 @ARITHMETIC
 def test_steps_agree_with_those_of_deepspeeds_hooks(stage: int, precision: str) -> None:
     ours, theirs = train(build(stage, precision)), train(build(stage, precision, cuda_graphs=False))

@@ -30,6 +30,7 @@ def test_raw_keys_pass_through_and_auto_is_filled() -> None:
         deepspeed={"zero_optimization": {"overlap_comm": False, "stage": "auto"}, "gradient_clipping": "auto"},
     )
     written = build_deepspeed_config(config, num_workers=2, num_trained=1000)
+    assert written["timers"]["throughput"]["enabled"] is False  # it waits for the device in every pass
     assert written["zero_optimization"]["overlap_comm"] is False
     assert written["zero_optimization"]["stage"] == 2
     assert written["zero_optimization"]["reduce_bucket_size"] == 1000
