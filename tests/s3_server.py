@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from rcdist.bucket import open_bucket
 from rcdist.ports import server_port
 
 BUCKET = "rcdist-test"
@@ -47,6 +48,7 @@ def s3_server(*, is_strict: bool = False) -> Iterator[S3Server]:
     variables = os.environ | ({"INITIAL_NO_AUTH_ACTION_COUNT": "1"} if is_strict else {})
     process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     before = dict(os.environ)
+    open_bucket.cache_clear()  # what a process has opened leads to the server before
     try:
         os.environ.update(server.environment)
         request = urllib.request.Request(f"{server.environment['AWS_ENDPOINT_URL']}/{BUCKET}", method="PUT")
