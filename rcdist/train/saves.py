@@ -135,8 +135,8 @@ class BucketSaves:
             return save, None if save is None else find_newest_valid(self._run_dir, before=before)
 
         save, found = from_first_rank(find)
-        failure = None
-        if save is not None and dist.get_rank() and is_first_of_node():
+        failure, is_first = None, is_first_of_node()
+        if save is not None and is_first and dist.get_rank():
             try:
                 self._remote.fetch(save)
             except Exception as error:

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-import ray.train
+import ray
 import torch.distributed as dist
 
 from rcdist.checkpoint.mirror import WORKER_FILES
@@ -22,7 +22,7 @@ def shared_files(config: JobConfig) -> Iterator[None]:
     mirror = mirror_of(config)
     try:
         with contextlib.ExitStack() as stack:
-            if is_first_of_node():
+            if config.bucket is not None and is_first_of_node():
                 mirror.try_pull((STOP_ERROR, STOP_REQUEST))  # those of an earlier job go
             if dist.get_rank() == 0:
                 mirror.try_pull(WORKER_FILES, if_newer=True)
@@ -55,5 +55,9 @@ def with_data_here(payload: Payload) -> Payload:
 
 
 def is_first_of_node() -> bool:
-    """Say whether this worker does what is done once per node."""
-    return ray.train.get_context().get_local_rank() == 0
+    """Say whether this worker does what is done once per node of Ray's; a collective call.
+
+    Ray Train's local ranks go by IP addresses, which several nodes on one machine share.
+    """
+    node = ray.get_runtime_context().get_node_id()
+    return gather_objects(node).index(node) == dist.get_rank()
