@@ -41,13 +41,16 @@ class RemoteCheckpoints:
 
     def saves(self) -> dict[str, dict[str, int]]:
         """Return sizes by file, by save, newest first: saves that have a manifest and are not known to be damaged."""
+        return {save: files for save, files in self._all().items() if MANIFEST in files and _DAMAGED not in files}
+
+    def _all(self) -> dict[str, dict[str, int]]:
+        """Return the same of every save, complete or not."""
         found: dict[str, dict[str, int]] = {}
         for path, size in self.bucket.list(self.prefix).items():
             save, _, name = path.partition("/")
             if _SAVE.fullmatch(save) and name:
                 found.setdefault(save, {})[name] = size
-        ready = {save: files for save, files in found.items() if MANIFEST in files and _DAMAGED not in files}
-        return dict(sorted(ready.items(), reverse=True))
+        return dict(sorted(found.items(), reverse=True))
 
     def manifest_of(self, save: str, files: dict[str, int]) -> Manifest:
         """Read a save's manifest and lists, and compare its files' sizes.
@@ -148,9 +151,11 @@ class RemoteCheckpoints:
         """
         manifests: dict[Path, Manifest] = {}
         names: dict[Path, str] = {}
-        saves = self.saves()
-        for save, files in saves.items():
+        everything = self._all()
+        for save, files in everything.items():
             folder = Path(save.rpartition("-")[0])
+            if _DAMAGED in files:
+                continue
             try:
                 manifest = self.manifest_of(save, files)
             except CheckpointError:
@@ -159,7 +164,8 @@ class RemoteCheckpoints:
                 manifests[folder], names[folder] = manifest, save
         keep = {names[folder] for folder in worth_keeping(manifests, keep_latest, keep_every_steps)} | {writing}
         newest = max((step_of(folder) for folder in manifests), default=-1)
-        doomed = [save for save in saves if save not in keep and _step(save) <= newest]
+        old = [save for save, files in everything.items() if _step(save) <= newest and _DAMAGED not in files]
+        doomed = [save for save in old if save not in keep]
         for save in doomed:
             self.bucket.delete(f"{self.prefix}/{save}/{MANIFEST}")  # first: half deleted counts as not there
             self.bucket.delete_all(f"{self.prefix}/{save}")

@@ -99,7 +99,9 @@ def test_what_is_kept_is_what_a_folder_keeps(remote: RemoteCheckpoints, tmp_path
     cut = pushed(remote, tmp_path, 25)
     remote.bucket.delete(f"{remote.prefix}/{cut}/{rank_list_name(0)}")
     remote.bucket.delete(f"{remote.prefix}/{saves[60]}/{rank_list_name(0)}")  # is being written
+    bare = pushed(remote, tmp_path, 35)
+    remote.bucket.delete(f"{remote.prefix}/{bare}/{MANIFEST}")  # killed while it uploaded
     doomed = remote.prune(keep_latest=2, keep_every_steps=30, writing=saves[60])
-    assert set(doomed) == {saves[10], cut}  # 30 is a third step, 40 and 50 the newest, 20 the best
+    assert set(doomed) == {saves[10], cut, bare}  # 30 is a third step, 40 and 50 the newest, 20 the best
     assert set(remote.saves()) == {saves[step] for step in (20, 30, 40, 50, 60)}
     assert not remote.bucket.list(f"{remote.prefix}/{cut}")
