@@ -17,7 +17,7 @@ BUCKET = "rcdist-test"
 
 @dataclass
 class S3Server:
-    """Hold a server that can be taken away and come back, losing nothing but what its process held.
+    """Hold where a server is.
 
     Attributes:
         environment: what a process needs to reach it.

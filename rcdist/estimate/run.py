@@ -33,9 +33,7 @@ def describe_run(config: JobConfig, workers: Workers, price: PriceRow) -> dict[s
         memory_bytes_per_worker: weights, gradients and optimizer states alone.
         least_s, least_usd: at the stated peak of the devices; what a run reaches of it is perf/mfu.
     """
-    flops = estimate_flops(config.architecture, activation_checkpointing=config.train.activation_checkpointing)
-    total = config.train.steps * flops.hardware * config.train.global_batch_tokens
-    least_s = total / (price.peak_flops * workers.num_workers)
+    least_s = _least_s(config, workers, price)
     windows = fitting_windows(config, workers, price)
     memory, speed = estimate_memory(config, workers, windows), estimate_speed(config, workers, price)
     seconds = _seconds(config, speed)
@@ -125,6 +123,12 @@ def find_cheapest(config: JobConfig, workers: Workers) -> dict[str, Any] | None:
     return min(found, key=lambda each: float(each["usd"]), default=None)
 
 
+def _least_s(config: JobConfig, workers: Workers, price: PriceRow) -> float:
+    flops = estimate_flops(config.architecture, activation_checkpointing=config.train.activation_checkpointing)
+    total = config.train.steps * flops.hardware * config.train.global_batch_tokens
+    return total / (price.peak_flops * workers.num_workers)
+
+
 def _seconds(config: JobConfig, speed: Speed) -> float:
     return config.train.steps * config.train.global_batch_tokens / ((speed.low + speed.high) / 2)
 
@@ -145,22 +149,26 @@ def _scaled(config: JobConfig, workers: Workers, price: PriceRow, count: int) ->
 
 def format_run(config: JobConfig, workers: Workers, price: PriceRow, data: PreparedData | None = None) -> str:
     """Describe in a few lines what is about to run; without `data` the corpus is left out."""
-    run, counts = describe_run(config, workers, price), count_parameters(config.architecture)
+    # Not describe_run: every start prints this, and has no use for other node types and numbers of workers.
+    memory = estimate_memory(config, workers, fitting_windows(config, workers, price))
+    states, total = memory.weights + memory.gradients + memory.optimizer, memory.describe()["total_bytes"]
+    least_s, counts = _least_s(config, workers, price), count_parameters(config.architecture)
+    device = "GPU" if workers.use_gpu else "CPU"
     flops = estimate_flops(config.architecture)
     at_least = f"{workers.min_workers} to " if workers.min_workers else ""
     tokens = f"{config.train.steps} steps of {config.train.global_batch_tokens:,} tokens"
     corpus = f"{data.train.num_tokens:,} training tokens, {data.validation.num_tokens:,} held out, " if data else ""
     return (
-        f"{config.name}: plan {config.reservoir.plan}, {at_least}{workers.num_workers} {run['device']} workers, "
+        f"{config.name}: plan {config.reservoir.plan}, {at_least}{workers.num_workers} {device} workers, "
         f"ZeRO stage {config.train.zero_stage}, {config.train.precision}\n"
         f"parameters: {counts.stored:,} stored, {counts.trained:,} trained, {counts.frozen_unique:,} frozen "
         f"({counts.frozen:,} as applied)\n"
         f"FLOPs per token: {format_count(flops.train)} training, {format_count(flops.prefill)} inference\n"
-        f"memory per worker: {run['memory_bytes_per_worker'] / 2**20:,.0f} MiB of weights, gradients and optimizer, "
-        f"about {run['memory']['total_bytes'] / 2**20:,.0f} MiB at most\n"
+        f"memory per worker: {states / 2**20:,.0f} MiB of weights, gradients and optimizer, "
+        f"about {total / 2**20:,.0f} MiB at most\n"
         f"data: {corpus}{tokens}\n"
-        f"cost: {price.usd_per_device_hour:g} USD per device hour ({run['price']}); at least "
-        f"{format_duration(run['least_s'])} and {run['least_usd']:.2g} USD at peak speed"
+        f"cost: {price.usd_per_device_hour:g} USD per device hour ({price.name}, {price.market}); at least "
+        f"{format_duration(least_s)} and {least_s * workers.num_workers * price.usd_per_device_s:.2g} USD at peak speed"
     )
 
 
