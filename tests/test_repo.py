@@ -140,6 +140,7 @@ TESTED_ELSEWHERE = {
     "rcdist/train/hooked_steps": "train/test_engine",
     "rcdist/ops/replay": "gpu/test_steps",
     "rcdist/train/step_result": "train/test_engine",
+    "rcdist/study/worker": "study/test_driver",
     "rcdist/sweep/page": "sweep/test_results",
     "rcdist/sweep/progress": "sweep/test_driver",
     "rcdist/sweep/publish": "sweep/test_results",

@@ -48,21 +48,21 @@ def measure_decode(
     def work_ours(ours: LanguageModel) -> None:
         decoder = Decoder(ours, batch)
         decoder.prefill(prompt)
-        _decode(decoder, tokens[:, 0], count)
+        decode_greedily(decoder, tokens[:, 0], count)
 
     def work_llama(llama: nn.Module) -> None:
         _prefill_llama(llama, prompt)
         decode_llama(llama, tokens[:, 0], count)
 
     packed = {
-        name: memory.build(name, partial(_build_packed, model, each, device, dtype), work_ours)
+        name: memory.build(name, partial(build_packed, model, each, device, dtype), work_ours)
         for name, each in (("T", ReservoirConfig(plan="T")), ("plan", plan))
     }
     decode: dict[str, Callable[[], Tensor]] = {}
     prefill: dict[str, Callable[[], Tensor]] = {}
     scopes = {name: WeightsQuantisedOnce() for name in packed}
     for name, ours in packed.items():
-        decode[name] = partial(_decode, Decoder(ours, batch), tokens[:, 0], count)
+        decode[name] = partial(decode_greedily, Decoder(ours, batch), tokens[:, 0], count)
         prefill[name] = partial(_prefill, ours, scopes[name], tokens[:, :length])
     found: dict[str, Any] = {"tokens": count, "batch": batch, "prefill_tokens": length}
     found["weights_bytes"] = {name: resident_bytes(ours) for name, ours in packed.items()}
@@ -101,7 +101,7 @@ def _llama_decoder(llama: nn.Module, batch: int, count: int) -> Callable[[Tensor
     return partial(decode_llama, llama)
 
 
-def _build_packed(model: ModelConfig, plan: ReservoirConfig, device: torch.device, dtype: torch.dtype) -> LanguageModel:
+def build_packed(model: ModelConfig, plan: ReservoirConfig, device: torch.device, dtype: torch.dtype) -> LanguageModel:
     """Build our model of random weights, packed; on a GPU drawn there, not as training does."""
     if device.type == "cpu":
         return pack_model(build_ours(model, plan, device, dtype))
@@ -145,7 +145,8 @@ class _Memory:
         return made
 
 
-def _decode(decoder: Decoder, first_B: Tensor, count: int) -> Tensor:
+def decode_greedily(decoder: Decoder, first_B: Tensor, count: int) -> Tensor:
+    """Decode some tokens from the zero state and return the last ones, (B)."""
     decoder.state_LBS.zero_()
     token_B = first_B
     for _ in range(count):

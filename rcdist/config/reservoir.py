@@ -23,6 +23,7 @@ Topology = Annotated[str, AfterValidator(check_topology)]
 Probability = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Radius = Annotated[float, Field(gt=0, le=10)]
+Gain = Annotated[float, Field(ge=0, le=10)]
 BlockSize = Annotated[int, Field(ge=1, le=65536)]
 
 
@@ -45,6 +46,8 @@ class ReservoirConfig(Section):
     """Spectral radius of an inserted W_r (post_scan, recurrent), else its gain relative to unit gain; or by letter."""
     gain: Annotated[bool | dict[str, bool], AfterValidator(check_letters)] = True
     """A frozen matrix has a trained per-channel output gain (one per block, also where shared); or by letter."""
+    gain_init: Annotated[Gain | dict[str, Gain], AfterValidator(check_letters)] = 1.0
+    """Initial value of these gains; 0 for r: an inserted layer does nothing until training wants it; or by letter."""
     placement: Literal["post_scan", "recurrent", "reset_gate", "token_shift", "gate"] = "post_scan"
     """Where W_r of a block with +r sits; gate: W_r is the frozen matrix named by reservoir.gate, no extra product."""
     gate: Literal["f", "g"] = "g"

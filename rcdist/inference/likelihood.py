@@ -64,8 +64,10 @@ def measure_likelihoods(loaded: LoadedModel, requests: Sequence[Request]) -> lis
                 tokens_BT[row, : len(ids)] = torch.tensor(ids)
             tokens_BT = tokens_BT.to(device)
             logits_BTV = loaded.model(tokens_BT[:, :-1])
-            nats_BT = F.cross_entropy(logits_BTV.float().transpose(1, 2), tokens_BT[:, 1:], reduction="none").double()
-            right_BT = logits_BTV.argmax(-1) == tokens_BT[:, 1:]
+            nats_BT = (
+                F.cross_entropy(logits_BTV.float().transpose(1, 2), tokens_BT[:, 1:], reduction="none").double().cpu()
+            )
+            right_BT = (logits_BTV.argmax(-1) == tokens_BT[:, 1:]).cpu()
             for row, i in enumerate(batch):
                 start, count = len(requests[i][0]) - 1, len(requests[i][1])
                 part = slice(start, start + count)

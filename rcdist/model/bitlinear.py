@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rcdist.config import Architecture, ModelConfig, per_letter
 from rcdist.config.plan import RESERVOIR_LETTER
-from rcdist.model.init import InitKey, matrix_std, ones
+from rcdist.model.init import InitKey, constant, matrix_std, ones
 from rcdist.model.reservoir import ReservoirBank
 from rcdist.ops.cross_entropy import linear_cross_entropy
 from rcdist.ops.gated import glu_quantise, readout_quantise
@@ -120,16 +120,16 @@ class FrozenLinear(nn.Module):
     Args:
         bank: registers the matrix; held here without being a submodule, so that the model owns it once.
         key: name of the matrix in the bank; several blocks may use one key.
-        gain: multiply each output channel by a trained gain of this layer's own, 1 at initialisation.
+        gain: initial value of this layer's own trained gains, which multiply its output channels; None: it has none.
     """
 
     gain: nn.Parameter | None
 
-    def __init__(self, bank: ReservoirBank, key: str, gain: bool) -> None:
+    def __init__(self, bank: ReservoirBank, key: str, gain: float | None) -> None:
         super().__init__()
         object.__setattr__(self, "bank", bank)
         self.key = key
-        self.register_parameter("gain", ones(bank.spec(key).shape[0]) if gain else None)
+        self.register_parameter("gain", None if gain is None else constant(bank.spec(key).shape[0], gain))
 
     def forward(self, handle: Tensor, values: Tensor, scale: Tensor | None) -> Tensor:
         """Return (..., N) in the dtype of the handle; see `ops.project.project`."""
@@ -167,7 +167,9 @@ class ProjectionBuilder:
         block = self.architecture.blocks[layer]
         key = self.architecture.plan.matrix_key(layer, letter, block)
         if letter == RESERVOIR_LETTER or letter in block.frozen_letters():
-            return FrozenLinear(self.bank, key, per_letter(self.architecture.reservoir.gain, letter, True))
+            reservoir = self.architecture.reservoir
+            has_gain, value = per_letter(reservoir.gain, letter, True), per_letter(reservoir.gain_init, letter, 1.0)
+            return FrozenLinear(self.bank, key, value if has_gain else None)
         if block.trained and letter in block.letters:
             if key not in self._shared:
                 self._shared[key] = self._build_trained(letter, init)

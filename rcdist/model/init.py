@@ -48,6 +48,11 @@ def ones(width: int) -> nn.Parameter:
     return nn.Parameter(torch.ones(width))
 
 
+def constant(width: int, value: float) -> nn.Parameter:
+    """Make a parameter of `width` equal values."""
+    return nn.Parameter(torch.full((width,), value, dtype=torch.get_default_dtype()))
+
+
 def matrix_std(model_config: ModelConfig, letter: str, inputs: int) -> float:
     """Return the initial deviation of the trained matrix `letter`: its `init_gain` relative to unit gain.
 

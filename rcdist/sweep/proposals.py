@@ -3,14 +3,15 @@
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from rcdist.config import JobConfig
-from rcdist.config.cli import config_from_dict, dump_config
+from rcdist.config.cli import dump_config
+from rcdist.config.variation import vary
 from rcdist.errors import ConfigError, RcdistError
 from rcdist.sweep.capacity import Capacity, count_room, describe_lack, find_needs
 from rcdist.sweep.samplers import Sampler
@@ -220,29 +221,7 @@ def resolve(config: SweepConfig, trial: Trial) -> JobConfig:
     Raises:
         ConfigError: its values do not go together.
     """
-    tree = config.model_dump(mode="json", exclude={"sweep", "space"})
-    for key, value in trial.settings.items():
-        *sections, last = key.split(".")
-        node: dict[str, Any] = tree
-        for section in sections:
-            node = node[section]
-        node[last] = value
-    tree["name"] = f"{config.name}-{trial.number:03d}"
-    tree["cluster"]["num_workers"] = tree["cluster"]["num_workers"] or 1
-    if trial.seed:
-        _add_seed(tree, trial.seed)
-    return config_from_dict(tree)
-
-
-def _add_seed(tree: dict[str, Any], seed: int) -> None:
-    """Add to the seeds of weights, data order and reservoir."""
-    tree["seed"] += seed
-    tree["data"]["seed"] += seed
-    known = tree["reservoir"]["seed"]
-    shifted: int | Mapping[str, int] = (
-        {letter: value + seed for letter, value in known.items()} if isinstance(known, dict) else known + seed
-    )
-    tree["reservoir"]["seed"] = shifted
+    return vary(config, f"{config.name}-{trial.number:03d}", trial.settings, trial.seed)
 
 
 def find_cheapest(

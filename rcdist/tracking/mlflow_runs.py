@@ -19,6 +19,8 @@ logger = logging.getLogger("rcdist")
 _MAX_NOTE_CHARS = 5000
 SWEEP = "sweep"
 """Value of the tag `kind` of a run that is the parent of a search's trials."""
+STUDY = "study"
+"""Value of the tag `kind` of a run that is the parent of a study's runs."""
 
 
 def log_values(uri: str, values: Mapping[str, Mapping[str, float]], step: int) -> None:
@@ -51,6 +53,18 @@ def describe_run(uri: str, run_id: str, text: str) -> None:
         MlflowClient(uri).set_tag(run_id, "mlflow.note.content", text[:_MAX_NOTE_CHARS])
     except Exception as error:
         logger.warning("MLflow at %s: run %s has no description: %s.", redact(uri), run_id, describe(error))
+
+
+def set_tags(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
+    """Give a run tags; what goes wrong is said."""
+    from mlflow import MlflowClient
+
+    try:
+        client = MlflowClient(uri)
+        for name, value in tags.items():
+            client.set_tag(run_id, name, value)
+    except Exception as error:
+        logger.warning("MLflow at %s: run %s has no tags: %s.", redact(uri), run_id, describe(error))
 
 
 def terminate(uri: str, run_id: str, status: RunStatus) -> None:
@@ -116,23 +130,43 @@ def list_names(uri: str, experiment: str) -> list[str]:
 
 
 def find_runs(uri: str, experiment: str, name: str, histories: Sequence[str]) -> list[TrackedRun]:
-    """Return the runs of a name, the newest first; of a search its trials, in order.
+    """Return the runs of a name, the newest first; of a search its trials, of a study its runs, in order.
 
     Args:
         uri: MLflow tracking URI.
         experiment: name of the experiment.
-        name: of runs or of a search.
+        name: of runs, of a search or of a study.
         histories: metrics whose history is read too.
     """
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
     found = _search(client, experiment, f"attributes.run_name = '{name}'")
-    searches = [run for run in found if run.data.tags.get("kind") == SWEEP]
-    if searches:
-        children = _search(client, experiment, f"tags.`mlflow.parentRunId` = '{searches[0].info.run_id}'")
-        found = sorted(children, key=lambda run: int(run.data.tags.get("sweep/trial", 0)))
+    parents = [run for run in found if run.data.tags.get("kind") in (SWEEP, STUDY)]
+    if parents:
+        found = _children(client, experiment, parents[0])
     return [_read(client, run, histories) for run in found]
+
+
+def find_study(
+    uri: str, experiment: str, name: str, histories: Sequence[str]
+) -> tuple[TrackedRun, list[TrackedRun]] | None:
+    """Return the newest study of a name, as the run that it is, and its runs in order; None if there is none."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    found = _search(client, experiment, f"attributes.run_name = '{name}'")
+    parents = [run for run in found if run.data.tags.get("kind") == STUDY]
+    if not parents:
+        return None
+    children = _children(client, experiment, parents[0])
+    return _read(client, parents[0], ()), [_read(client, run, histories) for run in children]
+
+
+def _children(client: "MlflowClient", experiment: str, parent: "Run") -> "list[Run]":
+    """Return the runs of a search or study: by number, else in the order of their start."""
+    found = _search(client, experiment, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    return sorted(found, key=lambda run: (int(run.data.tags.get("sweep/trial", 0)), run.info.start_time))
 
 
 def _read(client: "MlflowClient", run: "Run", histories: Sequence[str]) -> TrackedRun:

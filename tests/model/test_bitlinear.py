@@ -41,6 +41,12 @@ def test_frozen_linear_multiplies_the_bank_matrix_by_its_own_gain() -> None:
     assert build.build(0, "G", InitKey(0)).gain.shape == (24,)
 
 
+def test_gains_start_where_they_are_told_to() -> None:
+    made = builder("cG@a", gain_init={"c": 0.0}).build
+    assert made(0, "c", InitKey(0)).gain.tolist() == [0.0] * 16
+    assert made(0, "G", InitKey(0)).gain.tolist() == [1.0] * 24
+
+
 def test_without_gain_a_frozen_layer_has_no_parameter() -> None:
     assert list(builder("c@a", gain=False).build(0, "c", InitKey(0)).parameters()) == []
 

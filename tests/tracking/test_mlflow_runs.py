@@ -6,7 +6,17 @@ import pytest
 from mlflow import MlflowClient
 
 from rcdist.tracking.mlflow import check_server, start_or_continue
-from rcdist.tracking.mlflow_runs import SWEEP, describe_run, find_runs, list_names, log_values, terminate
+from rcdist.tracking.mlflow_runs import (
+    STUDY,
+    SWEEP,
+    describe_run,
+    find_runs,
+    find_study,
+    list_names,
+    log_values,
+    set_tags,
+    terminate,
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +42,14 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     parent = record("search", kind=SWEEP)
     for number in (10, 9):
         record(f"search-{number}", **{"mlflow.parentRunId": parent, "sweep/trial": str(number)})
+    study = record("study", kind=STUDY)
+    for arm in "ab":
+        record(f"study-{arm}", **{"mlflow.parentRunId": study, "study/arm": arm})
     return uri
 
 
 def test_names_are_of_runs_and_searches_not_of_trials(uri: str) -> None:
-    assert list_names(uri, "test") == ["search", "a"]
+    assert list_names(uri, "test") == ["study", "search", "a"]
     assert list_names(uri, "nowhere") == []
 
 
@@ -52,6 +65,18 @@ def test_runs_of_a_name(uri: str) -> None:
 
 def test_a_search_is_its_trials_in_order(uri: str) -> None:
     assert [run.name for run in find_runs(uri, "test", "search", [])] == ["search-9", "search-10"]
+
+
+def test_a_study_is_its_runs_in_the_order_of_their_start(uri: str) -> None:
+    assert [run.name for run in find_runs(uri, "test", "study", [])] == ["study-a", "study-b"]
+    found = find_study(uri, "test", "study", ["eval/bits_per_byte"])
+    assert found is not None
+    parent, runs = found
+    assert (parent.name, [run.tags["study/arm"] for run in runs]) == ("study", ["a", "b"])
+    assert runs[0].histories == {"eval/bits_per_byte": [(1, 2.0), (2, 1.0)]}
+    set_tags(uri, parent.run_id, {"time/cpu": "x"})
+    assert find_study(uri, "test", "study", [])[0].tags["time/cpu"] == "x"  # type: ignore[index]
+    assert find_study(uri, "test", "search", []) is None
 
 
 def test_ended_runs_take_values_and_a_status(uri: str, caplog: pytest.LogCaptureFixture) -> None:
