@@ -1,14 +1,23 @@
 """A study on a real Ray: every run is the run that it would be alone, is measured, and is done once."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import ray
+from mlflow import MlflowClient
 
-from rcdist.errors import BudgetError, ConfigError, RetriesError
+from rcdist.config.cli import dump_config
+from rcdist.errors import EXIT_STOPPED, BudgetError, ConfigError, RetriesError
 from rcdist.launch import run
 from rcdist.study.driver import plan_runs, train_study
 from rcdist.study.results import QUALITY, read_study
 from rcdist.study.worker import RESULT, read_result
+from tests.conftest import ROOT
 from tests.study.small import ARMS, small_study
 
 
@@ -45,7 +54,9 @@ def test_a_study_is_trained_measured_and_done_once(ray_cpu: None, tmp_path: Path
     assert list(result.arms["T"].values[QUALITY]) == [0, 1]
     assert result.arms["U"].values["evaluate/sea/bits_per_byte"][0] > 0
     # A run of a study is the run that the same settings make by themselves, bit for bit.
-    alone = run(config.run_config("U", 0).model_copy(update={"name": "alone"}), here=True)
+    # In a process of its own: it leaves a process group behind.
+    by_itself = config.run_config("U", 0).model_copy(update={"name": "alone"})
+    alone = ray.get(ray.remote(max_calls=1)(run).remote(by_itself, here=True))
     assert alone.metrics[QUALITY] == result.arms["U"].values[QUALITY][0]
     assert not list(config.run_config("T", 0).run_dir.glob("step-*"))
     assert alone.checkpoint is not None
@@ -70,3 +81,30 @@ def test_a_run_that_fails_stops_no_other(ray_cpu: None, tmp_path: Path, mlflow_d
     assert (config.run_config("T", 0).run_dir / RESULT).is_file()
     with pytest.raises(BudgetError, match=r"study\.max_wall_s=1e-06: over with 1 runs left, s-bad-0 the next"):
         train_study(small_study(tmp_path, arms, max_wall_s=1e-6), lines.append)
+
+
+@pytest.mark.exhaustive
+def test_an_interrupted_study_says_so_and_goes_on(tmp_path: Path) -> None:
+    config = small_study(tmp_path, {"T": {"settings": {"train.steps": 100_000}}, "U": ARMS["U"]})
+    file = tmp_path / "long.yaml"
+    file.write_text(dump_config(config))
+    command = [sys.executable, str(ROOT / "jobs/study.py"), "train", "--config", str(file)]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    client = MlflowClient(config.tracking_uri)
+    try:
+        deadline = time.monotonic() + 300
+        while (
+            not (config.run_config("T", 0).run_dir / "metrics.jsonl").exists()
+            or read_result(config.run_config("U", 0)) is None
+        ):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == EXIT_STOPPED
+    finally:
+        process.kill()
+    experiment = client.get_experiment_by_name("rcdist")
+    assert experiment is not None
+    statuses = {run.info.run_name: run.info.status for run in client.search_runs([experiment.experiment_id])}
+    assert statuses == {"s": "KILLED", "s-T-0": "KILLED", "s-U-0": "FINISHED"}
