@@ -24,6 +24,7 @@ from rcdist.study.worker import read_result, train_and_measure
 from rcdist.tracking.mlflow import check_server, start_or_continue
 from rcdist.tracking.mlflow_runs import STUDY, log_values, set_tags, terminate
 from rcdist.tracking.tracker import RunStatus, Tracker
+from rcdist.trainer import follow
 
 logger = logging.getLogger("rcdist")
 
@@ -94,10 +95,16 @@ def train_study(config: StudyConfig, say: Callable[[str], None]) -> None:
         _prepare_text(config, left)
         say(f"{len(left)} of {len(runs)} runs to train, {room} at one time")
         status: RunStatus = "KILLED"
+        pool = _Pool(config, tracker.run_id, room, began, say)
         try:
-            failed = _Pool(config, tracker.run_id, room, began, say).work(left)
+            # In a thread: while the main thread waits for Ray, a SIGTERM ends it as Ray likes.
+            follow(lambda: pool.work(left), lambda: None)
+            failed = pool.failed
             missing = [run.config.name for run in left if read_result(run.config) is None]
             status = "FAILED" if failed else "KILLED" if missing else "FINISHED"
+        except (KeyboardInterrupt, SystemExit):
+            pool.close_running()
+            raise
         finally:
             tracker.finish(status, timeout_s=3 * config.tracking.timeout_s)
         if failed:
@@ -214,32 +221,16 @@ class _Pool:
         self._config, self._parent, self._room, self._began, self._say = config, parent_run_id, room, began, say
         gpus = config.study.gpus_per_run if _uses_gpu(config) else 0
         self._actor = ray.remote(num_cpus=config.cluster.cpus_per_worker, num_gpus=gpus)(_Process)
+        self._busy: dict[Any, tuple[Any, PlannedRun]] = {}
+        self.failed: dict[str, str] = {}
+        """Why runs have failed, by name."""
 
-    def work(self, runs: list[PlannedRun]) -> dict[str, str]:
-        """Do the runs in their order, and return why some failed, by name."""
-        queue, failed = list(runs), dict[str, str]()
-        idle = [self._actor.remote() for _ in range(min(self._room, len(queue)))]
-        busy: dict[Any, tuple[Any, PlannedRun]] = {}
-        try:
-            self._work(queue, idle, busy, failed)
-        except BaseException:
-            # Its process ends with this one, and cannot say so itself.
-            for _, run in busy.values():
-                run_id = mlflow_run_id(run.config.run_dir)
-                if run_id is not None:
-                    terminate(run.config.tracking_uri, run_id, "KILLED")
-            raise
-        return failed
-
-    def _work(
-        self,
-        queue: list[PlannedRun],
-        idle: list[Any],
-        busy: dict[Any, tuple[Any, PlannedRun]],
-        failed: dict[str, str],
-    ) -> None:
+    def work(self, runs: list[PlannedRun]) -> None:
+        """Do the runs in their order."""
         import ray
 
+        queue, busy, failed = list(runs), self._busy, self.failed
+        idle = [self._actor.remote() for _ in range(min(self._room, len(queue)))]
         lost: Counter[str] = Counter()
         while busy or (queue and not self._is_over()):
             while queue and idle and not self._is_over():
@@ -263,6 +254,13 @@ class _Pool:
             self._say(_describe(run, found, time.monotonic() - self._began))
         for actor in idle:
             ray.kill(actor)
+
+    def close_running(self) -> None:
+        """Say of the runs that are under way that they were killed: their processes end with this one, and cannot."""
+        for _, run in list(self._busy.values()):
+            run_id = mlflow_run_id(run.config.run_dir)
+            if run_id is not None:
+                terminate(run.config.tracking_uri, run_id, "KILLED")
 
     def _task(self, run: PlannedRun) -> tuple[Any, ...]:
         study = self._config.study
