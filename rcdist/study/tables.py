@@ -1,15 +1,14 @@
 """The tables of a study: for the terminal, and as CSV for everything else."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rcdist.report.csv_text import format_csv
 from rcdist.report.runs import change
 from rcdist.report.statistics import Difference
 from rcdist.storage import write_file
-from rcdist.study.results import PAIRS, QUALITY, ArmResult, StudyResult, text_metric
+from rcdist.study.results import PAIRS, QUALITY, ArmResult, StudyResult, Times, text_metric
 from rcdist.study.timing import KINDS
 from rcdist.tracking.progress import draw
 
@@ -57,7 +56,7 @@ def _ratio(value: float, low: float, high: float) -> str:
     return f"{value - 1:+.1%} [{low - 1:+.1%}, {high - 1:+.1%}]"
 
 
-def _speed(time: Any) -> str:
+def _speed(time: Times) -> str:
     return f"{1 / time.seconds:,.0f} tok/s"
 
 
@@ -102,13 +101,8 @@ def write_tables(result: StudyResult, folder: Path) -> list[Path]:
     }
     files = []
     for name, rows in tables.items():
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
         files.append(folder / f"{name}.csv")
-        write_file(files[-1], text.getvalue(), durably=False)
+        write_file(files[-1], format_csv(rows), durably=False)
     return files
 
 

@@ -1,7 +1,5 @@
 """What a search leaves: front.csv, trials.csv, front.png, report.html, and the same on its run in MLflow."""
 
-import csv
-import io
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from rcdist.config.plan import parse_plan
+from rcdist.report.csv_text import format_csv
 from rcdist.report.pareto import hypervolume
 from rcdist.report.runs import LABELS, CurvePoint, ReportRun, change
 from rcdist.report.statistics import area_under_curve
@@ -131,9 +130,9 @@ def write_tables(config: SweepConfig, result: SweepResult) -> None:
     rows = [_row(trial, areas) for trial in result.trials]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     numbers = {trial.number for trial in result.front}
-    try_write(result.folder / "trials.csv", _csv(columns, rows), durably=False)
+    try_write(result.folder / "trials.csv", format_csv(rows, columns), durably=False)
     on_front = sorted((row for row in rows if row["trial"] in numbers), key=lambda row: row[result.objectives[0]])
-    try_write(result.folder / "front.csv", _csv(columns, on_front), durably=False)
+    try_write(result.folder / "front.csv", format_csv(on_front, columns), durably=False)
 
 
 def _row(trial: Trial, areas: Mapping[int, float]) -> dict[str, Any]:
@@ -143,14 +142,6 @@ def _row(trial: Trial, areas: Mapping[int, float]) -> dict[str, Any]:
     repeats = {} if trial.repeats is None else {"repeats": trial.repeats, "seed": trial.seed}
     used = {"used_device_s": trial.used_s, "used_usd": trial.used_usd, "wall_s": trial.wall_s}
     return row | used | repeats | {"mlflow_run_id": trial.mlflow_run_id, "reason": trial.reason}
-
-
-def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def report_runs(config: SweepConfig, trials: Sequence[Trial], price: PriceRow) -> list[ReportRun]:

@@ -6,14 +6,10 @@ from pathlib import Path
 from matplotlib.image import imread
 
 from rcdist.study.pictures import draw_pictures
-from rcdist.study.results import read_study
-from tests.study.small import record_study, small_study
+from rcdist.study.results import StudyResult
 
 
-def test_pictures_are_drawn_of_what_there_is(tmp_path: Path) -> None:
-    config = small_study(tmp_path)
-    record_study(config)
-    result = read_study(config)
+def test_pictures_are_drawn_of_what_there_is(result: StudyResult, tmp_path: Path) -> None:
     files = draw_pictures(result, tmp_path)
     assert [file.name for file in files] == ["s-costs.png", "s-tokens.png"]
     for file in files:

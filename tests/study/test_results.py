@@ -8,14 +8,7 @@ from scipy import stats
 
 from rcdist.errors import ConfigError
 from rcdist.study.results import QUALITY, StudyResult, read_study
-from tests.study.small import QUALITIES, record_study, small_study
-
-
-@pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
-    config = small_study(tmp_path_factory.mktemp("store"), texts={"sea": "x"}, blimp="y")
-    record_study(config)
-    return read_study(config)
+from tests.study.small import QUALITIES, small_study
 
 
 def test_arms_have_their_finished_runs_by_seed(result: StudyResult) -> None:

@@ -3,18 +3,9 @@
 import csv
 from pathlib import Path
 
-import pytest
-
-from rcdist.study.results import StudyResult, read_study
+from rcdist.study.results import StudyResult
 from rcdist.study.tables import format_tables, write_tables
-from tests.study.small import QUALITIES, record_study, small_study
-
-
-@pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
-    config = small_study(tmp_path_factory.mktemp("store"), texts={"sea": "x"}, blimp="y")
-    record_study(config)
-    return read_study(config)
+from tests.study.small import QUALITIES
 
 
 def test_the_table_names_arms_costs_and_differences(result: StudyResult) -> None:
