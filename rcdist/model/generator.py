@@ -31,7 +31,7 @@ def generate(spec: FrozenSpec) -> dict[str, NDArray[Any]]:
         else:
             rows = _raw(spec, part.size, name).reshape(-1, part.shape[-1])
             order = np.argsort(rows, axis=1, kind="stable").astype(np.int32)
-            values = _cycle(order[0]) if part.kind == "cycle" else order
+            values = np.stack([_cycle(row) for row in order]) if part.kind == "cycle" else order
         made[name] = values.reshape(part.shape)
     return made
 

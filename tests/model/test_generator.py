@@ -64,11 +64,14 @@ def test_permutations_are_permutations_and_a_ring_is_one_cycle() -> None:
     for permutation in generate(spec("hadamard", (40, 24)))["permutation"]:
         assert sorted(permutation) == list(range(24))
     source = generate(spec("ring", (9, 9)))["permutation"]
-    visited, at = [], 0
-    for _ in range(9):
-        visited.append(at)
-        at = int(source[at])
-    assert at == 0 and sorted(visited) == list(range(9))
+    first, second = generate(spec("ring", (18, 9)))["permutation"]
+    assert not np.array_equal(first, second)
+    for row in (source, first, second):
+        visited, at = [], 0
+        for _ in range(9):
+            visited.append(at)
+            at = int(row[at])
+        assert at == 0 and sorted(visited) == list(range(9))
     for version in (1, 2):
         signs = generate(spec("hadamard", (40, 24), version=version))["signs"]
         assert set(signs.flatten()) == {-1, 1}

@@ -175,10 +175,3 @@ def test_a_new_topology_needs_nothing_but_its_object_and_its_name(placement: str
 def test_a_new_topology_refuses_what_it_cannot_be() -> None:
     with pytest.raises(ConfigError, match="G is not square"):
         frozen_specs(Architecture(MODEL, ReservoirConfig(plan="G@a", topology="diagonal")))
-
-
-@pytest.mark.parametrize("letter", ["G", "D"])
-def test_a_ring_is_square(letter: str) -> None:
-    config = ReservoirConfig(plan=f"{letter}@a", topology={letter: "ring"})
-    with pytest.raises(ConfigError, match=f'reservoir.topology="ring": .*matrix {letter} of the plan'):
-        frozen_specs(Architecture(MODEL, config))

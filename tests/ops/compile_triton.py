@@ -16,6 +16,7 @@ from rcdist.ops import (
     norms_triton,
     product_triton,
     quantise_triton,
+    ring_triton,
     scan_triton,
     two_bits_triton,
 )
@@ -90,6 +91,10 @@ def main() -> None:
         compile_kernel(block_triton._forward_kernel, dtype, block, rows="*fp32", inverse="*i32")
         full = {"ADD": True, "FULL": dtype == "fp32"}
         compile_kernel(block_triton._backward_kernel, dtype, block | full, inverse="*i32")
+        for forward in (True, False):
+            ring = {"TERMS": 3, "FORWARD": forward, "ADD": not forward, "BM": 8, "BN": 256}
+            x = "*i8" if forward else f"*{dtype}"
+            compile_kernel(ring_triton._kernel, dtype, ring, x=x, rows="*fp32", columns="*fp32", index="*i32")
         gains = {"TILE": 16, "BLOCK": 256}
         compile_kernel(product_triton._gain_gradient_kernel, dtype, gains, out="*fp32")
         kind = "*fp16" if dtype == "bf16" else "*fp32"

@@ -72,6 +72,12 @@ def test_project(dtype: torch.dtype, letter: str, topology: str, gain: bool) -> 
     cases.check_project("triton", dtype, letter, topology, gain=gain)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("letter", ["G", "D"])
+def test_stacked_rings(dtype: torch.dtype, letter: str) -> None:
+    cases.check_project("triton", dtype, letter, "ring", gain=True, width=36, glu_width=90)
+
+
 @pytest.mark.parametrize("norm", ["shared", "per_projection"])
 def test_every_kernel_that_is_compiled_ahead_can_be_launched(norm: str) -> None:
     from rcdist.ops.precompile_triton import _work

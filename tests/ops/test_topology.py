@@ -13,10 +13,10 @@ from rcdist.ops.topology.hadamard import hadamard_transform, transform_size
 SHAPES = [("c", 24, 48), ("G", 24, 48), ("D", 24, 48), ("G", 32, 16)]
 CASES = [
     (topology, *shape)
-    for topology in ("dense", "block", "hadamard", "permuted block", "permuted hadamard")
+    for topology in ("dense", "block", "hadamard", "ring", "permuted block", "permuted hadamard")
     for shape in SHAPES
-] + [("ring", "c", 24, 48)]
-"""A ring is square. permuted: as generator version 1 made it."""
+] + [("hadamard", "U", 24, 40), ("ring", "U", 24, 40), ("ring", "D", 24, 40)]
+"""permuted: as generator version 1 made it."""
 
 
 def bank(topology: str, plan: str, width: int, glu_width: int = 48, **settings: object) -> ReservoirBank:
@@ -52,7 +52,7 @@ def test_transpose(topology: str, letter: str, width: int, glu_width: int, dtype
         torch.testing.assert_close(found.double(), expected, **tolerance)
 
 
-def test_block_and_hadamard_by_their_definitions() -> None:
+def test_block_ring_and_hadamard_by_their_definitions() -> None:
     for topology in ("block", "permuted block"):
         a_bank = bank(topology, "G@a", 24, 48)
         ternary, permutation = (a_bank.get_buffer(f"G@a-{name}") for name in ("ternary", "permutation"))
@@ -62,6 +62,9 @@ def test_block_and_hadamard_by_their_definitions() -> None:
         # Three blocks of 16 outputs are three runs.
         kept_together = permutation.view(3, 16) % 16 == torch.arange(16)
         assert bool(kept_together.all()) == (topology == "block")
+    eye = torch.eye(24, dtype=torch.float64)
+    rings = [eye[order.long()] for order in bank("ring", "G@a", 24, 40).get_buffer("G@a-permutation")]
+    torch.testing.assert_close(as_matrix(bank("ring", "G@a", 24, 40), "G@a"), torch.cat(rings)[:40])
     h2 = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64) / 2**0.5
     transform = torch.block_diag(*[torch.kron(torch.kron(h2, h2), h2)] * 3)
     # Channel k of a run moves on by k runs.
@@ -74,7 +77,6 @@ def test_block_and_hadamard_by_their_definitions() -> None:
         else:
             first, *seconds = a_bank.get_buffer("G@a-signs")
             stack = [(first, second, moved) for second in seconds]
-        eye = torch.eye(24, dtype=torch.float64)
         expected = torch.cat(
             [
                 transform @ second.double().diag() @ eye[order.long()] @ transform @ first.double().diag()

@@ -80,6 +80,11 @@ def inverse_permutation(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {"inverse": parts["permutation"].argsort(-1).to(torch.int32)}
 
 
+def num_stacked(shape: Shape) -> int:
+    """Count the square maps that are stacked, the last one cut, in a matrix or its transpose."""
+    return -(-max(shape) // min(shape))
+
+
 def _every_shape(shape: Shape, block_size: int, letter: str) -> None:
     """Refuse nothing."""
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rcdist.errors import ConfigError
-from rcdist.ops.topology.base import LinearMap, Part, Shape, Topology, inverse_permutation
+from rcdist.ops.topology.base import LinearMap, Part, Shape, Topology, inverse_permutation, num_stacked
 
 _SMALLEST_TRANSFORM = 8
 
@@ -80,11 +80,6 @@ class HadamardMap:
             y_MSW = y_MSW.sum(1, keepdim=True)
         y_MSW = hadamard_transform(_gather(y_MSW, self.inverse_SW), self.size) * self.first_SW.to(wide.dtype)
         return y_MSW.sum(1).to(y_MN.dtype)
-
-
-def num_stacked(shape: Shape) -> int:
-    """Count the stacked transforms of a matrix."""
-    return -(-max(shape) // min(shape))
 
 
 def transform_size(width: int) -> int:

@@ -1,22 +1,37 @@
 """The ring topology: each channel moves to the next one along a single cycle through all of them."""
 
-# Shapes: M vectors, K inputs, N outputs.
+# Shapes: M vectors, K inputs, N outputs, S stacked rings, W width of one ring.
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from rcdist.errors import ConfigError
-from rcdist.ops.topology.base import LinearMap, Part, Shape, Topology, inverse_permutation
+from rcdist.ops.topology.base import LinearMap, Part, Shape, Topology, inverse_permutation, num_stacked
 
 
 class RingMap:
-    """Permute along one cycle through all channels. Cost: no FLOPs. Rodan and Tino 2011, section III."""
+    """Permute along one cycle through all channels. Cost: no FLOPs. Rodan and Tino 2011, section III.
+
+    N > K stacks several rings, each with a cycle of its own, of which the last is cut. N < K is the transpose of such a
+    stack: sums of a few inputs.
+    """
 
     def __init__(self, parts: Mapping[str, Tensor], shape: tuple[int, int]) -> None:
-        self.permutation_K, self.inverse_K = parts["permutation"], parts["inverse"]
-        self.shape = shape
+        permutation, inverse = parts["permutation"], parts["inverse"]
+        self.shape, self.width = shape, permutation.shape[-1]
+        self.permutation_SW, self.inverse_SW = permutation.view(-1, self.width), inverse.view(-1, self.width)
+
+    def index(self, *, is_transposed: bool) -> tuple[Tensor, int]:
+        """Return how a kernel multiplies by A or its transpose: output j is the sum over t of input
+        index[t, j] + t * width, of which there are as many as the second value says; an input past the last is 0.
+        """
+        outputs, inputs = reversed(self.shape) if is_transposed else self.shape
+        if outputs > inputs or (outputs == inputs and not is_transposed):
+            return self.permutation_SW, 1  # read on through the stacked rings as through one
+        return self.inverse_SW, len(self.inverse_SW)
 
     def to(self, dtype: torch.dtype) -> LinearMap:
         """Return the map itself: it has no table."""
@@ -24,28 +39,38 @@ class RingMap:
 
     def times(self, x_MK: Tensor) -> Tensor:
         """Return x A^T."""
-        return x_MK.index_select(1, self.permutation_K)
+        outputs, inputs = self.shape
+        return self._expand(x_MK, outputs) if outputs >= inputs else self._contract(x_MK)
 
     def times_transposed(self, y_MN: Tensor) -> Tensor:
         """Return y A."""
-        return y_MN.index_select(1, self.inverse_K)
+        outputs, inputs = self.shape
+        return self._contract(y_MN) if outputs >= inputs else self._expand(y_MN, inputs)
+
+    def _expand(self, x_MW: Tensor, outputs: int) -> Tensor:
+        return x_MW.index_select(1, self.permutation_SW.flatten()[:outputs])
+
+    def _contract(self, y_MN: Tensor) -> Tensor:
+        stacked = len(self.inverse_SW)
+        if stacked == 1:
+            return y_MN.index_select(1, self.inverse_SW[0])
+        starts = torch.arange(0, stacked * self.width, self.width, device=y_MN.device).unsqueeze(1)
+        padded = F.pad(y_MN, (0, stacked * self.width - y_MN.shape[1]))
+        moved = padded.index_select(1, (self.inverse_SW + starts).flatten())
+        return moved.view(-1, stacked, self.width).sum(1)
 
 
-def _check(shape: Shape, _: int, letter: str) -> None:
-    if shape[0] != shape[1]:
-        raise ConfigError(
-            "reservoir.topology",
-            "ring",
-            f"a ring is square, and the matrix {letter} of the plan is {shape[0]} x {shape[1]}",
-            "Use hadamard or block for it, e.g. --reservoir.topology '{c: ring, " + letter + ": hadamard}'",
-        )
+def _parts(shape: Shape, _: int) -> dict[str, Part]:
+    stacked, width = num_stacked(shape), min(shape)
+    return {"permutation": Part("cycle", (width,) if stacked == 1 else (stacked, width))}
 
 
 RING = Topology(
-    parts=lambda shape, _: {"permutation": Part("cycle", (shape[1],))},
-    unit_gain=lambda *_: 1.0,
-    flops=lambda *_: 0,
+    parts=_parts,
+    # A square one and a stack of them have rows of norm 1; a contraction is the transpose: its columns have norm 1.
+    unit_gain=lambda shape, *_: math.sqrt(min(shape[0] / shape[1], 1.0)),
+    # The additions of a contraction.
+    flops=lambda shape, _: max(shape[1] - shape[0], 0),
     linear_map=RingMap,
     companions=inverse_permutation,
-    check=_check,
 )
