@@ -11,7 +11,7 @@ from rcdist.benchmark.pairs import measure_pairs, ratio
 from rcdist.config import Architecture, ModelConfig, ReservoirConfig
 from rcdist.model.reservoir import build_bank
 from rcdist.ops.norm import add_norm_quantise
-from rcdist.ops.project import Frozen, Projection, Trained, project
+from rcdist.ops.project import Frozen, Trained, project
 from rcdist.ops.quantise import Quantised
 from rcdist.ops.replay import Replay
 from rcdist.ops.scan import gated_scan
@@ -25,7 +25,7 @@ def measure_frozen(width: int, tokens: int, pairs: int, device: torch.device) ->
     z = add_norm_quantise(x, None, torch.ones(width, device=device, dtype=dtype), 1e-6)[1]
     dy, replay = torch.randn(tokens, width, device=device, dtype=dtype), Replay(device)
 
-    def arm(projection: Projection) -> Callable[[], None]:
+    def arm(projection: Trained | Frozen) -> Callable[[], None]:
         trained = projection.weight_NK if isinstance(projection, Trained) else projection.gain_N
         assert trained is not None
 

@@ -8,7 +8,7 @@ from rcdist.config.plan import RESERVOIR_LETTER, parse_plan
 from rcdist.config.section import PerLetter, Section, check_letters
 from rcdist.errors import ConfigError
 
-TOPOLOGY_NAMES = ("dense", "block", "hadamard", "ring")
+TOPOLOGY_NAMES = ("dense", "block", "hadamard", "ring", "identity")
 """Names of ops.topology.TOPOLOGIES, here because settings are read without torch."""
 
 
@@ -35,7 +35,7 @@ class ReservoirConfig(Section):
     seed: Annotated[Seed | dict[str, Seed], AfterValidator(check_letters)] = 0
     """Seed of the frozen matrices, independent of the training seed; one value or a map by letter."""
     topology: Annotated[Topology | dict[str, Topology], AfterValidator(check_letters)] = "dense"
-    """Structure of a frozen matrix: dense, block (block-diagonal), hadamard or ring; one value or a map by letter."""
+    """Structure of a frozen matrix: dense, block (block-diagonal), hadamard, ring or identity; or a map by letter."""
     block_size: Annotated[BlockSize | dict[str, BlockSize], AfterValidator(check_letters)] = 64
     """Inputs of one block with topology=block; divides the inputs of the matrix; one value or a map by letter."""
     connectivity: Annotated[Probability | dict[str, Probability], AfterValidator(check_letters)] = 0.5

@@ -2,7 +2,7 @@
 
 # Shapes: K input width, N output width, ... any leading dimensions (tokens).
 
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from torch import Tensor, nn
 
@@ -11,11 +11,11 @@ from rcdist.config.plan import RESERVOIR_LETTER
 from rcdist.model.init import InitKey, constant, matrix_std, ones
 from rcdist.model.reservoir import ReservoirBank
 from rcdist.ops.cross_entropy import linear_cross_entropy
-from rcdist.ops.gated import glu_quantise, readout_quantise
+from rcdist.ops.gated import Repeated, glu_quantise, readout_quantise
 from rcdist.ops.norm import add_norm_quantise, add_norms_quantise, rms_norm
-from rcdist.ops.project import Frozen, Trained, project
+from rcdist.ops.project import Frozen, Trained, Unmultiplied, project
 from rcdist.ops.quantise import Quantised, Rounding
-from rcdist.ops.topology import LinearMap
+from rcdist.ops.topology import IdentityMap, LinearMap
 
 
 class Norm(nn.Module):
@@ -61,12 +61,13 @@ class GatedNorm(nn.Module):
         self.eps, self.rounding = eps, rounding
 
     def forward(
-        self, a: Tensor, b: Tensor, a_factor: Tensor | None = None, b_factor: Tensor | None = None
+        self, a: Tensor, b: Tensor | Repeated, a_factor: Tensor | None = None, b_factor: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """Return the three parts of the rounded norm; a factor multiplies the channels of a or b first."""
         rest = (self.weight, self.eps, self.rounding, a_factor, b_factor)
         if self.inner_weight is None:
             return glu_quantise(a, b, *rest)  # type: ignore[return-value]
+        assert isinstance(b, Tensor)
         return readout_quantise(a, b, self.inner_weight, *rest)  # type: ignore[return-value]
 
 
@@ -203,6 +204,19 @@ def project_layers(
     if any(parts is not z[0] for parts in z):
         return [project(Quantised(*parts), [p])[0] for parts, p in zip(z, projections, strict=True)]
     return project(Quantised(*z[0]), projections)
+
+
+def project_repeated(z: tuple[Tensor, ...], layer: Layer, identity: FrozenLinear) -> tuple[Tensor, Repeated]:
+    """Multiply an input by a layer, without its gain; its product with an identity matrix is left to what reads it."""
+    tokens, scale = Quantised(*z), identity.linear_map()[1]
+    projection = layer.projection(gained=False) if isinstance(layer, FrozenLinear) else layer.projection()
+    handle, product = project(tokens, [Unmultiplied(), projection])
+    return product, Repeated(tokens._replace(handle=handle), scale)
+
+
+def repeats(layer: Layer) -> TypeGuard[FrozenLinear]:
+    """Say whether a layer is a frozen one that repeats its input."""
+    return isinstance(layer, FrozenLinear) and isinstance(layer.linear_map()[0], IdentityMap)
 
 
 def gain_of(layer: Layer) -> Tensor | None:

@@ -4,9 +4,18 @@
 
 from torch import Tensor, nn
 
-from rcdist.model.bitlinear import GatedNorm, InputNorms, ProjectionBuilder, gain_of, project_layers
+from rcdist.model.bitlinear import (
+    GatedNorm,
+    InputNorms,
+    ProjectionBuilder,
+    gain_of,
+    project_layers,
+    project_repeated,
+    repeats,
+)
 from rcdist.model.init import InitKey
 from rcdist.ops.factors import takes_factors
+from rcdist.ops.gated import Repeated, takes_repeated
 
 
 class GLU(nn.Module):
@@ -36,7 +45,12 @@ class GLU(nn.Module):
         x_BTD, (z,) = self.input(x_BTD, delta_BTD)
         layers = [self.gate_proj, self.up_proj]
         gained = self.separately or not takes_factors(x_BTD)
-        gate_BTF, up_BTF = project_layers([z, z], layers, separately=self.separately, gained=gained)
+        up_BTF: Tensor | Repeated
+        up = self.up_proj
+        if not gained and repeats(up) and takes_repeated(x_BTD, x_BTD.shape[-1], self.down_norm.rounding):
+            gate_BTF, up_BTF = project_repeated(z, self.gate_proj, up)
+        else:
+            gate_BTF, up_BTF = project_layers([z, z], layers, separately=self.separately, gained=gained)
         factors = [None if gained else gain_of(layer) for layer in layers]
         y_BTD: Tensor = self.down_proj(*self.down_norm(gate_BTF, up_BTF, *factors))
         return x_BTD, y_BTD

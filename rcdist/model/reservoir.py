@@ -107,7 +107,7 @@ class ReservoirBank(nn.Module):
         return _total_digest(self.specs, self.digests())
 
     def _pack_one(self, spec: FrozenSpec) -> NDArray[np.uint8]:
-        packed = []
+        packed = [np.zeros(0, np.uint8)]
         for name, part in spec.parts().items():
             array = self.get_buffer(_buffer_name(spec.key, name)).cpu().numpy()
             packed.append(pack_ternary(array) if part.is_ternary else _as_bytes(array))

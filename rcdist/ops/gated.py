@@ -2,22 +2,41 @@
 
 # Shapes: D width of the last dimension, ... any leading dimensions.
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from rcdist.ops.autograd import apply, hollow
-from rcdist.ops.backend import twin_of
+from rcdist.ops.backend import backend_of, twin_of
 from rcdist.ops.factors import scaled, takes_factors
 from rcdist.ops.norm import rms_norm
+from rcdist.ops.project import Frozen, project
 from rcdist.ops.quantise import Quantised, Rounding, quantise_tokens
+from rcdist.ops.topology import IdentityMap
+
+
+class Repeated(NamedTuple):
+    """Stand for tokens that are repeated until there are enough channels: their product with an identity matrix.
+
+    Attributes:
+        tokens: (..., K); channel i of what is meant is channel i mod K.
+        scale: multiplies them.
+    """
+
+    tokens: Quantised
+    scale: float
+
+
+def takes_repeated(x: Tensor, width: int, rounding: Rounding) -> bool:
+    """Say whether the GLU's kernels read `width` channels of tokens like x again and again: Triton's, powers of two."""
+    return rounding == "nearest" and backend_of(x) == "triton" and width & (width - 1) == 0
 
 
 def glu_quantise(
     a: Tensor,
-    b: Tensor,
+    b: Tensor | Repeated,
     gain_D: Tensor,
     eps: float,
     rounding: Rounding = "nearest",
@@ -28,7 +47,7 @@ def glu_quantise(
 
     Args:
         a: (..., D) pre-activation of the gate.
-        b: (..., D) output of the up projection.
+        b: (..., D) output of the up projection; tokens that are repeated are multiplied here if no kernel takes them.
         gain_D: gain of the norm.
         eps: added to the mean square.
         rounding: identity passes the result through exactly.
@@ -37,6 +56,14 @@ def glu_quantise(
 
     Cost: fused, one read of a and b and one byte written per element. Saved for backward: a and b.
     """
+    if isinstance(b, Repeated):
+        tokens, scale = b
+        width = tokens.values.shape[-1]
+        if takes_repeated(a, width, rounding) and tokens.scale is not None and width <= a.shape[-1]:
+            sources = (tokens.handle, tokens.values, tokens.scale, scale)
+            twin = twin_of("gated", a)
+            return Quantised(*apply(_RepeatedGLU, twin, a, *sources, gain_D, eps, a_factor_D, b_factor_D))
+        (b,) = project(tokens, [Frozen(IdentityMap((a.shape[-1], width)), scale)])
     twin, a, b, factors = _prepare(a, b, rounding, a_factor_D, b_factor_D)
     if twin is not None:
         return Quantised(*apply(_GatedQuantise, twin, a, b, None, gain_D, eps, *factors))
@@ -112,3 +139,37 @@ class _GatedQuantise(torch.autograd.Function):
         a, b, a_gain_D, gain_D, inverses, *factors = ctx.saved_tensors
         gradients = ctx.twin.backward(a, b, a_gain_D, gain_D, inverses, dz.contiguous(), *factors)
         return None, *gradients[:4], None, *gradients[4 : 4 + ctx.num_factors]
+
+
+class _RepeatedGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        twin: Any,
+        a: Tensor,
+        handle: Tensor,
+        values: Tensor,
+        rows: Tensor,
+        scale: float,
+        gain_D: Tensor,
+        eps: float,
+        *factors: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        a = a.contiguous()
+        codes, own_scale, inverses = twin.forward(a, values, None, gain_D, eps, *factors, repeated=(rows, scale))
+        ctx.twin, ctx.scale = twin, scale
+        ctx.save_for_backward(a, values, rows, gain_D, inverses, *factors)
+        ctx.mark_non_differentiable(codes, own_scale)
+        ctx.set_materialize_grads(False)
+        return hollow(a), codes, own_scale
+
+    @staticmethod
+    def backward(ctx: Any, dz: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if dz is None:
+            return (None,) * 10
+        a, values, rows, gain_D, inverses, *factors = ctx.saved_tensors
+        repeated = (rows, ctx.scale)
+        da, dtokens, _, dgain_D, *dfactors = ctx.twin.backward(
+            a, values, None, gain_D, inverses, dz.contiguous(), *factors, repeated=repeated
+        )
+        return None, da, dtokens, None, None, None, dgain_D, None, *dfactors

@@ -24,6 +24,8 @@ _FORWARD, _READOUT = 32, 8
 
 
 _MOST_SUMMED = 4096
+_FOLDED = 4096
+"""Channels of a program that folds: 32 a thread."""
 
 
 def _glu_channels(block: int, has_factors: bool) -> int:
@@ -34,9 +36,21 @@ def _glu_channels(block: int, has_factors: bool) -> int:
 
 
 @triton.jit
+def _load_right(b, b_rows, b_scale, m, width, i, inside, REPEAT: tl.constexpr):
+    """Load a row of b; REPEAT: of b_scale times so many channels again and again, which are codes with a row's scale."""
+    if REPEAT:
+        codes = tl.load(b + tl.cast(m, tl.int64) * REPEAT + i % REPEAT, mask=inside, other=0)
+        right = codes.to(tl.float32) * (tl.load(b_rows + m) * b_scale)
+    else:
+        right = tl.load(b + tl.cast(m, tl.int64) * width + i, mask=inside, other=0.0).to(tl.float32)
+    return right
+
+
+@triton.jit
 def _forward_kernel(
-    a, b, a_factor, b_factor, a_gain, gain, codes, scale, inverses, rows, width, eps,
-    A_FACTOR: tl.constexpr, B_FACTOR: tl.constexpr, IS_GLU: tl.constexpr, EARLY: tl.constexpr, BLOCK: tl.constexpr,
+    a, b, b_rows, b_scale, a_factor, b_factor, a_gain, gain, codes, scale, inverses, rows, width, eps,
+    REPEAT: tl.constexpr, A_FACTOR: tl.constexpr, B_FACTOR: tl.constexpr, IS_GLU: tl.constexpr, EARLY: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     wait_for_inputs(EARLY)
     m = tl.program_id(0)
@@ -44,7 +58,7 @@ def _forward_kernel(
     i = tl.arange(0, BLOCK)
     inside = i < width
     left = tl.load(a + row + i, mask=inside, other=0.0).to(tl.float32)
-    right = tl.load(b + row + i, mask=inside, other=0.0).to(tl.float32)
+    right = _load_right(b, b_rows, b_scale, m, width, i, inside, REPEAT)
     if A_FACTOR:
         left *= load_factor(a_factor + i, inside)
     if B_FACTOR:
@@ -64,8 +78,9 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-    a, b, a_factor, b_factor, a_gain, gain, inverses, dz, da, db, sums, rows, width,
-    A_FACTOR: tl.constexpr, B_FACTOR: tl.constexpr, IS_GLU: tl.constexpr, BLOCK: tl.constexpr, SUMS: tl.constexpr,
+    a, b, b_rows, b_scale, a_factor, b_factor, a_gain, gain, inverses, dz, da, db, sums, rows, width,
+    REPEAT: tl.constexpr, A_FACTOR: tl.constexpr, B_FACTOR: tl.constexpr, IS_GLU: tl.constexpr, BLOCK: tl.constexpr,
+    SUMS: tl.constexpr,
 ):  # fmt: skip
     """Store da and db; and this program's sums over its rows for the gradients of gain, a_gain and, SUMS, the factors."""
     program, count = tl.program_id(0), tl.num_programs(0)
@@ -83,7 +98,7 @@ def _backward_kernel(
     for m in range(program, rows, count):
         row = tl.cast(m, tl.int64) * width
         left = tl.load(a + row + i, mask=inside, other=0.0).to(tl.float32)
-        right = tl.load(b + row + i, mask=inside, other=0.0).to(tl.float32)
+        right = _load_right(b, b_rows, b_scale, m, width, i, inside, REPEAT)
         du = tl.load(dz + row + i, mask=inside, other=0.0).to(tl.float32)
         u_inverse = tl.load(inverses + rows + m)
         raw_left, raw_right = left, right
@@ -139,6 +154,29 @@ def _backward_kernel(
         tl.store(place, b_sums, mask=inside)
 
 
+@triton.jit
+def _fold_kernel(x, out, rows, width, b_scale, REPEAT: tl.constexpr, TERMS: tl.constexpr, ROWS: tl.constexpr):
+    """Store b_scale times the sums of what stands REPEAT channels apart, for some rows."""
+    m = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+    k = tl.arange(0, REPEAT)[None, :]
+    sums = tl.zeros([ROWS, REPEAT], tl.float32)
+    for t in tl.static_range(TERMS):
+        i = t * REPEAT + k
+        sums += tl.load(x + m * width + i, mask=(m < rows) & (i < width), other=0.0).to(tl.float32)
+    tl.store(out + m * REPEAT + k, (sums * b_scale).to(out.dtype.element_ty), mask=m < rows)
+
+
+def _fold(x: Tensor, repeat: int, scale: float) -> Tensor:
+    """Return the gradient of tokens that are repeated, from that of the repetitions."""
+    width = x.shape[-1]
+    rows = x.numel() // width
+    out = torch.empty(*x.shape[:-1], repeat, dtype=x.dtype, device=x.device)
+    tile = max(_FOLDED // repeat, 1)
+    sizes = {"REPEAT": repeat, "TERMS": triton.cdiv(width, repeat), "ROWS": tile}
+    _fold_kernel[(triton.cdiv(rows, tile),)](x, out, rows, width, scale, **sizes, num_warps=4)
+    return out
+
+
 def forward(
     a: Tensor,
     b: Tensor,
@@ -147,8 +185,12 @@ def forward(
     eps: float,
     a_factor_D: Tensor | None = None,
     b_factor_D: Tensor | None = None,
+    repeated: tuple[Tensor, float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return codes, scale, and one over the root mean squares of both norms, (2, rows)."""
+    """Return codes, scale, and one over the root mean squares of both norms, (2, rows).
+
+    repeated: b are codes of fewer channels, a power of two, that are repeated; the scale of each row, and of all.
+    """
     width = a.shape[-1]
     rows = a.numel() // width
     codes = torch.empty(a.shape, dtype=torch.int8, device=a.device)
@@ -156,7 +198,8 @@ def forward(
     inverses = torch.empty(2, rows, device=a.device)
     block = triton.next_power_of_2(width)
     _forward_kernel[(rows,)](
-        *(*_inputs(a, b, a_factor_D, b_factor_D, a_gain_D), gain_D, codes, scale, inverses, rows, width, eps),
+        *(*_inputs(a, b, repeated, a_factor_D, b_factor_D, a_gain_D), gain_D, codes, scale, inverses, rows, width, eps),
+        REPEAT=0 if repeated is None else b.shape[-1],
         **_flags(a_factor_D, b_factor_D, a_gain_D),
         BLOCK=block,
         num_warps=forward_warps(block, _FORWARD, rows),
@@ -174,8 +217,9 @@ def backward(
     dz: Tensor,
     a_factor_D: Tensor | None = None,
     b_factor_D: Tensor | None = None,
+    repeated: tuple[Tensor, float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None]:
-    """Return the gradients of a, b, both gains and both factors."""
+    """Return the gradients of a, b (or the tokens that are repeated), both gains and both factors."""
     rows, width = inverses.shape[1], a.shape[-1]
     block = triton.next_power_of_2(width)
     factors = (a_factor_D, b_factor_D)
@@ -185,12 +229,13 @@ def backward(
     channels = _glu_channels(block, has_factors) if a_gain_D is None else _READOUT
     warps = num_warps(block, channels)
     programs = num_programs(a, rows, warps)
-    da, db = torch.empty_like(a), torch.empty_like(b)
+    da, db = torch.empty_like(a), torch.empty_like(a)
     vectors = [gain_D, a_gain_D, *(factors if are_summed else ())]
     there_are = [vector is not None for vector in vectors]
     sums = torch.empty(sum(there_are), programs, width, device=a.device)
     _backward_kernel[(programs,)](
-        *(*_inputs(a, b, a_factor_D, b_factor_D, a_gain_D), gain_D, inverses, dz, da, db, sums, rows, width),
+        *(*_inputs(a, b, repeated, a_factor_D, b_factor_D, a_gain_D), gain_D, inverses, dz, da, db, sums, rows, width),
+        REPEAT=0 if repeated is None else b.shape[-1],
         **_flags(a_factor_D, b_factor_D, a_gain_D),
         BLOCK=block,
         SUMS=are_summed,
@@ -200,9 +245,19 @@ def backward(
     dgain_D, da_gain_D, *dfactors = (next(summed) if is_there else None for is_there in there_are)
     assert dgain_D is not None
     if not are_summed:
-        pairs = zip((da, db), (a, b), factors, strict=True)
+        right = b if repeated is None else _repeat(b, a, *repeated)
+        pairs = zip((da, db), (a, right), factors, strict=True)
         dfactors = [None if by is None else gain_gradient(_rows(dx), _rows(x), by) for dx, x, by in pairs]
+    if repeated is not None:
+        db = _fold(db, b.shape[-1], repeated[1])
     return da, db, da_gain_D, dgain_D, dfactors[0], dfactors[1]
+
+
+def _repeat(codes: Tensor, like: Tensor, rows: Tensor, scale: float) -> Tensor:
+    """Return tokens that are repeated, written out."""
+    once = (codes * (rows * scale)).to(like.dtype)
+    times = triton.cdiv(like.shape[-1], codes.shape[-1])
+    return once.repeat(*(1,) * (codes.dim() - 1), times)[..., : like.shape[-1]].contiguous()
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -210,10 +265,10 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _inputs(
-    a: Tensor, b: Tensor, a_factor_D: Tensor | None, b_factor_D: Tensor | None, a_gain_D: Tensor | None
-) -> list[Tensor]:
+    a: Tensor, b: Tensor, repeated: tuple[Tensor, float] | None, *vectors: Tensor | None
+) -> list[Tensor | float]:
     """Return what both kernels read, something else where there is nothing."""
-    return [a, b, *(a if vector is None else vector for vector in (a_factor_D, b_factor_D, a_gain_D))]
+    return [a, b, *(repeated or (a, 1.0)), *(a if vector is None else vector for vector in vectors)]
 
 
 def _flags(a_factor_D: Tensor | None, b_factor_D: Tensor | None, a_gain_D: Tensor | None) -> dict[str, bool]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rcdist.ops import project_reference
-from rcdist.ops.autograd import apply, constant
+from rcdist.ops.autograd import apply, constant, hollow
 from rcdist.ops.backend import twin_of
 from rcdist.ops.matmul import matmul
 from rcdist.ops.quantise import Quantised, Rounding
@@ -46,7 +46,16 @@ class Frozen:
     gain_N: Tensor | None = None
 
 
-Projection = Trained | Frozen
+@dataclass(frozen=True)
+class Unmultiplied:
+    """Name no matrix: the result stands for the tokens, and what comes back as its gradient is added to theirs.
+
+    For an operation that reads codes and scale itself (see `ops.gated.Repeated`): its gradient is added where those
+    of the products are, without a pass of its own.
+    """
+
+
+Projection = Trained | Frozen | Unmultiplied
 
 
 def project(tokens: Quantised, projections: Sequence[Projection]) -> list[Tensor]:
@@ -57,7 +66,7 @@ def project(tokens: Quantised, projections: Sequence[Projection]) -> list[Tensor
         projections: matrices (N_i, K).
 
     Returns:
-        One (..., N_i) per matrix, in the dtype of the tokens' handle.
+        One (..., N_i) per matrix, in the dtype of the tokens' handle; a handle of the tokens for `Unmultiplied`.
 
     y = (q_x * s_x) (q_w * s_w)^T, or of a frozen matrix (q_x * s_x) (A * scale)^T * gain. Gradients pass straight
     through the quantisers: dx = dy Q(W), dW = dy^T Q(x); a frozen matrix has none.
@@ -69,7 +78,7 @@ def project(tokens: Quantised, projections: Sequence[Projection]) -> list[Tensor
     """
     twin = (None if tokens.scale is None else twin_of("project", tokens.handle)) or project_reference
     matrices = [_operand(projection) for projection in projections]
-    tensors = [p.weight_NK if isinstance(p, Trained) else p.gain_N for p in projections]
+    tensors = [_trained_tensor(projection) for projection in projections]
     return list(apply(_Project, twin, matrices, tokens.handle, tokens.values, tokens.scale, *tensors))
 
 
@@ -90,7 +99,15 @@ class _Operand(NamedTuple):
         return columns_of(gain_N, self.scale)
 
 
-def _operand(projection: Projection) -> _Operand:
+def _trained_tensor(projection: Projection) -> Tensor | None:
+    if isinstance(projection, Trained):
+        return projection.weight_NK
+    return projection.gain_N if isinstance(projection, Frozen) else None
+
+
+def _operand(projection: Projection) -> _Operand | None:
+    if isinstance(projection, Unmultiplied):
+        return None
     if isinstance(projection, Frozen):
         return _Operand(projection.matrix, float(projection.scale), is_frozen=True)
     rounded = quantised_weight(projection.weight_NK, projection.rounding)
@@ -107,7 +124,7 @@ class _Project(torch.autograd.Function):
     def forward(
         ctx: Any,
         twin: Any,
-        operands: list[_Operand],
+        operands: list[_Operand | None],
         handle: Tensor,
         values: Tensor,
         token_scale: Tensor | None,
@@ -115,13 +132,25 @@ class _Project(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         codes = values.reshape(-1, values.shape[-1])
         rows = None if token_scale is None else token_scale.reshape(-1)
-        outputs, kept, gains, factors = [], [], [], []
+        outputs: list[Tensor] = []
+        kept: list[Tensor | None] = []
+        gains: list[Tensor | None] = []
+        factors: list[Tensor | None] = []
+        multiplied = [operand for operand in operands if operand is not None]
         scales = [
             operand.columns(tensor if operand.is_frozen else None, handle)
             for operand, tensor in zip(operands, tensors, strict=True)
+            if operand is not None
         ]
-        products = twin.products(handle, codes, rows, [operand.matrix for operand in operands], scales)
-        for operand, tensor, columns, y_MN in zip(operands, tensors, scales, products, strict=True):
+        products = iter(twin.products(handle, codes, rows, [operand.matrix for operand in multiplied], scales))
+        columns_of_each = iter(scales)
+        for operand, tensor in zip(operands, tensors, strict=True):
+            if operand is None:
+                outputs.append(hollow(handle))
+                for saved in (kept, gains, factors):
+                    saved.append(None)
+                continue
+            columns, y_MN = next(columns_of_each), next(products)
             gain = tensor if operand.is_frozen else None
             outputs.append(y_MN.view(*values.shape[:-1], y_MN.shape[-1]))
             gains.append(gain)
@@ -137,9 +166,14 @@ class _Project(torch.autograd.Function):
         kept, gains, factors = (saved[i * len(gradients) : (i + 1) * len(gradients)] for i in range(3))
         twin, wide = ctx.twin, ctx.twin.product_dtype(ctx.dtype)
         results: list[Tensor | None] = []
-        dtokens: Tensor | None = None
+        # Others are added to it in place: nobody else has it.
+        passed = [dy for operand, dy in zip(ctx.operands, gradients, strict=True) if operand is None]
+        dtokens = passed[0].reshape(-1, passed[0].shape[-1]).to(wide) if passed else None
         tokens_MK: Tensor | None = None
         for i, (operand, dy) in enumerate(zip(ctx.operands, gradients, strict=True)):
+            if operand is None:
+                results.append(None)
+                continue
             dy_MN = dy.reshape(-1, dy.shape[-1]).to(wide)
             if ctx.needs_input_grad[2]:
                 columns = factors[i] if operand.is_frozen else operand.columns(None, dy_MN)

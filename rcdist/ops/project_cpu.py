@@ -11,7 +11,7 @@ from rcdist.ops.int8_matmul import scaled_int8_matmul
 from rcdist.ops.matmul import matmul
 from rcdist.ops.matmul import product_dtype as product_dtype
 from rcdist.ops.native import call
-from rcdist.ops.topology import BlockDiagonalMap, DenseMap, HadamardMap, LinearMap, RingMap
+from rcdist.ops.topology import BlockDiagonalMap, DenseMap, HadamardMap, IdentityMap, LinearMap
 from rcdist.ops.two_bits import TwoBitMap
 from rcdist.ops.weights import nonzero
 
@@ -28,8 +28,8 @@ def forward(like: Tensor, codes_MK: Tensor, rows_M: Tensor, matrix: LinearMap, c
         return _hadamard(codes_MK, rows_M, None, columns_N, matrix, out, is_transposed=False, add=False)
     if isinstance(matrix, BlockDiagonalMap):
         return _block(codes_MK, rows_M, columns_N, matrix, out, is_transposed=False, add=False)
-    if isinstance(matrix, RingMap):
-        return _ring(codes_MK, rows_M, columns_N, matrix, out, is_transposed=False, add=False)
+    if isinstance(matrix, IdentityMap):
+        return _identity(codes_MK, rows_M, columns_N, out, is_transposed=False, add=False)
     return matrix.times(scale_rows(codes_MK, rows_M, like.dtype)) * columns_N.to(like.dtype)
 
 
@@ -44,13 +44,13 @@ def backward(dy_MN: Tensor, matrix: LinearMap, columns_N: Tensor, total_MK: Tens
     """Return total + (dy * columns) A, (M, K); total is added to in place."""
     columns_N = columns_N.contiguous()
     add = total_MK is not None
-    if isinstance(matrix, HadamardMap | BlockDiagonalMap | RingMap):
+    if isinstance(matrix, HadamardMap | BlockDiagonalMap | IdentityMap):
         out = torch.empty(len(dy_MN), matrix.shape[1], dtype=dy_MN.dtype) if total_MK is None else total_MK
         dy_MN = dy_MN.contiguous()
         if isinstance(matrix, HadamardMap):
             return _hadamard(dy_MN, None, columns_N, None, matrix, out, is_transposed=True, add=add)
-        if isinstance(matrix, RingMap):
-            return _ring(dy_MN, None, columns_N, matrix, out, is_transposed=True, add=add)
+        if isinstance(matrix, IdentityMap):
+            return _identity(dy_MN, None, columns_N, out, is_transposed=True, add=add)
         return _block(dy_MN, None, columns_N, matrix, out, is_transposed=True, add=add)
     if isinstance(matrix, DenseMap):
         product_MK = matmul(dy_MN, scale_rows(matrix.ternary_NK, columns_N, dy_MN.dtype))
@@ -128,18 +128,10 @@ def _block(
     return out
 
 
-def _ring(
-    x: Tensor,
-    rows: Tensor | None,
-    columns: Tensor,
-    matrix: RingMap,
-    out: Tensor,
-    *,
-    is_transposed: bool,
-    add: bool,
+def _identity(
+    x: Tensor, rows: Tensor | None, columns: Tensor, out: Tensor, *, is_transposed: bool, add: bool
 ) -> Tensor:
-    index, terms = matrix.index(is_transposed=is_transposed)
     columns_in, columns_out = (columns, None) if is_transposed else (None, columns)
-    sizes = (len(x), x.shape[1], out.shape[1], matrix.width, terms)
-    call("ring", out, x.dtype == torch.int8, x, rows, columns_in, columns_out, index, out, *sizes, add)
+    sizes = (len(x), x.shape[1], out.shape[1])
+    call("identity", out, x.dtype == torch.int8, x, rows, columns_in, columns_out, out, *sizes, add)
     return out

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rcdist.ops import block_triton, hadamard_triton, product_triton, ring_triton, two_bits_triton
+from rcdist.ops import block_triton, hadamard_triton, product_triton, two_bits_triton
 from rcdist.ops.product_triton import dense_product
 from rcdist.ops.product_triton import scale_rows as scale_rows
-from rcdist.ops.topology import BlockDiagonalMap, DenseMap, HadamardMap, LinearMap, RingMap
+from rcdist.ops.topology import BlockDiagonalMap, DenseMap, HadamardMap, LinearMap
 from rcdist.ops.two_bits import TwoBitPlanes
 
 
@@ -29,8 +29,6 @@ def forward(like: Tensor, codes_MK: Tensor, rows_M: Tensor, matrix: LinearMap, c
         return hadamard_triton.contract(codes_MK, rows_M, None, columns_N, matrix, like.dtype)
     if isinstance(matrix, BlockDiagonalMap) and block_triton.is_fused(matrix):
         return block_triton.forward(codes_MK, rows_M, columns_N, matrix, like.dtype)
-    if isinstance(matrix, RingMap):
-        return ring_triton.forward(codes_MK, rows_M, columns_N, matrix, like.dtype)
     return (matrix.times(scale_rows(codes_MK, rows_M, like.dtype)) * columns_N).to(like.dtype)
 
 
@@ -59,8 +57,6 @@ def backward(dy_MN: Tensor, matrix: LinearMap, columns_N: Tensor, total_MK: Tens
         if total_MK is None:
             return dy_MN @ matrix_NK
         return torch.addmm(total_MK, dy_MN, matrix_NK, out=total_MK)
-    if isinstance(matrix, RingMap):
-        return ring_triton.backward(dy_MN.contiguous(), columns_N, matrix, total_MK)
     if isinstance(matrix, BlockDiagonalMap) and block_triton.is_fused(matrix):
         return block_triton.backward(dy_MN.contiguous(), columns_N, matrix, total_MK)
     if isinstance(matrix, HadamardMap) and hadamard_triton.is_fused(matrix):

@@ -89,7 +89,7 @@ def train_study(config: StudyConfig, say: Callable[[str], None]) -> None:
             return
         for run in left:
             check_config(run.config)
-        tracker = _open(config, stack)
+        tracker = open_study(config, stack)
         stack.enter_context(ray_session(config, log_to_driver=False))
         room = _count_room(config)
         _prepare_text(config, left)
@@ -123,7 +123,7 @@ def time_study(config: StudyConfig, say: Callable[[str], None]) -> None:
         runs = {run.arm: run.config for run in plan_runs(config) if run.seed == 0}
         for run in runs.values():
             check_config(run)
-        tracker = _open(config, stack)
+        tracker = open_study(config, stack)
         try:
             for arm, run in runs.items():
                 baseline = config.baseline_of(arm)
@@ -137,7 +137,7 @@ def time_study(config: StudyConfig, say: Callable[[str], None]) -> None:
             tracker.finish("FINISHED", timeout_s=3 * config.tracking.timeout_s)
 
 
-def _open(config: StudyConfig, stack: ExitStack) -> Tracker:
+def open_study(config: StudyConfig, stack: ExitStack) -> Tracker:
     """Hold the study's folder while the stack is open, and start or continue its run in MLflow."""
     folder = config.storage / "studies" / config.name
     with refusing_storage(config):

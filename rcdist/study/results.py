@@ -14,6 +14,7 @@ from rcdist.tracking.mlflow_runs import TrackedRun, find_study
 
 QUALITY = "eval/bits_per_byte"
 PAIRS = "evaluate/blimp/accuracy"
+COST = "cost/device_s"
 _TEXT = "evaluate/{}/bits_per_byte"
 _HISTORIES = (QUALITY, "train/tokens")
 
@@ -148,7 +149,9 @@ def read_study(config: StudyConfig) -> StudyResult:
 def _to_result(arm: str, baseline: str, runs: Mapping[int, TrackedRun], parent: TrackedRun) -> ArmResult:
     first = runs[min(runs)]
     prefix = "cost.parameters."
-    metrics = {name for run in runs.values() for name in run.metrics if name.startswith(("eval/", "evaluate/"))}
+    metrics = {
+        name for run in runs.values() for name in run.metrics if name.startswith(("eval/", "evaluate/")) or name == COST
+    }
     return ArmResult(
         name=arm,
         baseline=baseline,
@@ -160,7 +163,7 @@ def _to_result(arm: str, baseline: str, runs: Mapping[int, TrackedRun], parent: 
         },
         curves={seed: _read_curve(run) for seed, run in sorted(runs.items())},
         times={device: found for device in ("cuda", "cpu") if (found := _read_times(parent, device, arm))},
-        device_s=sum(run.metrics.get("cost/device_s", 0.0) for run in runs.values()),
+        device_s=sum(run.metrics.get(COST, 0.0) for run in runs.values()),
     )
 
 

@@ -33,7 +33,16 @@ def format_tables(result: StudyResult) -> str:
 
 def _costs(result: StudyResult) -> tuple[list[str], list[list[str]]]:
     devices = list(result.devices)
-    columns = ["arm", "plan", "over", "stored", "", "trained", *(f"{kind} {d}" for d in devices for kind in KINDS)]
+    columns = [
+        "arm",
+        "plan",
+        "over",
+        "stored",
+        "",
+        "trained",
+        "checkpoint",
+        *(f"{kind} {d}" for d in devices for kind in KINDS),
+    ]
     columns += [f"AUCC {device}" for device in devices]
     rows = []
     for arm in result.arms.values():
@@ -41,6 +50,7 @@ def _costs(result: StudyResult) -> tuple[list[str], list[list[str]]]:
         stored = arm.parameters.get("stored", 0.0)
         row = [arm.name, arm.plan, base.name if base else "", f"{stored:,.0f}"]
         row += [change(stored, base.parameters.get("stored")) if base else "", f"{arm.parameters['trained']:,.0f}"]
+        row.append(row[-1])  # what is frozen is made again from its seed
         for device in devices:
             for kind in KINDS:
                 time = arm.times.get(device, {}).get(kind)
@@ -110,6 +120,7 @@ def _arm_row(arm: ArmResult, result: StudyResult) -> dict[str, Any]:
     base = result.baseline_of(arm)
     row: dict[str, Any] = {"arm": arm.name, "plan": arm.plan, "baseline": base.name if base else ""}
     row |= {f"parameters/{name}": int(count) for name, count in arm.parameters.items() if name != "ratio"}
+    row["parameters/checkpoint"] = int(arm.parameters["trained"])
     row["seeds"] = len(arm.curves)
     for metric in (QUALITY, *map(text_metric, result.texts), PAIRS):
         mean = arm.mean(metric)

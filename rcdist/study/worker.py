@@ -52,7 +52,7 @@ def train_and_measure(
     except RcdistError as error:
         return {"error": str(error), "seconds": time.monotonic() - began}
     used = {"device_s": result.ledger.device_s, "seconds": time.monotonic() - began}
-    found = {"metrics": metrics, **used, "settings": _identify(config)}
+    found = {"metrics": metrics, **used, "settings": identify(config)}
     write_file(config.run_dir / RESULT, json.dumps(found, indent=1))
     if not keep_checkpoint:
         for folder in config.run_dir.glob("step-*"):
@@ -95,13 +95,14 @@ def read_result(config: JobConfig) -> dict[str, Any] | None:
         ConfigError: a run of this name was done with other settings.
     """
     found = read_json(config.run_dir / RESULT)
-    if found and found.get("settings") != _identify(config):
+    if found and found.get("settings") != identify(config):
         rule = f"{config.run_dir} is done, with other settings"
         raise ConfigError("name", config.name, rule, "Give the arm or the study another name")
     return found or None
 
 
-def _identify(config: JobConfig) -> str:
+def identify(config: JobConfig) -> str:
+    """Return a digest of all settings that what a run comes to depends on."""
     tree = config.model_dump(mode="json", exclude=_NO_RESULT_DEPENDS_ON)
     tree["train"].pop("max_wall_s")
     for key in ("cache_dir", "verify_cache"):

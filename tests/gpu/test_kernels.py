@@ -52,6 +52,12 @@ def test_gated(dtype: torch.dtype, width: int, kind: str) -> None:
 
 
 @DTYPES
+@pytest.mark.parametrize(("width", "inner"), [(16, 40), (512, 1536), (1024, 2816), (2048, 5632)])
+def test_gated_by_tokens_that_are_repeated(dtype: torch.dtype, width: int, inner: int) -> None:
+    cases.check_repeated("triton", dtype, width, inner, factors=True)
+
+
+@DTYPES
 @pytest.mark.parametrize("shape", [(2, 37, 40), (1, 3000, 70), (64, 129, 2048)])
 @pytest.mark.parametrize("has_state", [True, False])
 def test_scan(dtype: torch.dtype, shape: tuple[int, int, int], has_state: bool) -> None:

@@ -33,6 +33,7 @@ CHOICES = [
     {"plan": "T c+r@a", "placement": "reset_gate", "output_gate": "none"},
     {"plan": "T c+r@a", "placement": "token_shift", "topology": {"r": "ring"}},
     {"plan": "T f@a", "placement": "gate", "gate": "f"},
+    {"plan": "T U@a", "topology": "identity"},
 ]
 
 BOTH = [(choice, norm) for choice, norm in zip(CHOICES, itertools.cycle(["shared", "per_projection"]), strict=False)]

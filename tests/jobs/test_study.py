@@ -29,7 +29,7 @@ def test_tables_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_what_is_no_verb_and_no_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match='verb="draw": is none of train, time, table'):
+    with pytest.raises(ConfigError, match='verb="draw": is none of train, time, load, table'):
         study.main(["draw"])
     with pytest.raises(ConfigError, match="needs a folder"):
         study.main(["table", *arguments(tmp_path), "--out"])

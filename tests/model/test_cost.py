@@ -23,7 +23,7 @@ def test_counts_equal_the_module(plan: str, norm: str, gain: bool) -> None:
 
 
 @pytest.mark.parametrize("norm", ["shared", "per_projection"])
-@pytest.mark.parametrize("topology", ["dense", "block", "hadamard", "ring"])
+@pytest.mark.parametrize("topology", ["dense", "block", "hadamard", "ring", "identity"])
 @pytest.mark.parametrize(
     "choice",
     [

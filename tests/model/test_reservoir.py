@@ -99,8 +99,16 @@ def test_meta_device_makes_shapes_only() -> None:
 
 def test_every_topology_travels() -> None:
     model = ModelConfig(num_layers=4, width=24, glu_width=48)
-    topology = {"c": "block", "G": "hadamard", "D": "hadamard", "r": "ring", "f": "dense", "U": "block"}
-    config = ReservoirConfig(plan="cfGUD@a+r", topology=topology, block_size=3, connectivity=0.7)
+    topology = {
+        "c": "block",
+        "G": "hadamard",
+        "D": "hadamard",
+        "r": "ring",
+        "f": "dense",
+        "U": "block",
+        "o": "identity",
+    }
+    config = ReservoirConfig(plan="cfoGUD@a+r", topology=topology, block_size=3, connectivity=0.7)
     bank = build_bank(Architecture(model, config))
     packed = bank.pack()
     received = ReservoirBank.from_packed(packed)

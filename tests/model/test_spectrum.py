@@ -15,7 +15,7 @@ def bank(topology: str, width: int, plan: str = "T+r@a") -> ReservoirBank:
     return build_bank(Architecture(ModelConfig(num_layers=6, width=width, glu_width=2 * width), config))
 
 
-@pytest.mark.parametrize("topology", ["hadamard", "ring"])
+@pytest.mark.parametrize("topology", ["hadamard", "ring", "identity"])
 def test_exact_where_the_matrix_is_orthogonal(topology: str) -> None:
     assert measure_reservoirs(bank(topology, 96), "r") == pytest.approx({"r@a": 0.8}, rel=1e-4)
 

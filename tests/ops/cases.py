@@ -4,12 +4,15 @@ import torch
 from torch import Tensor
 
 from rcdist.config import Architecture, ModelConfig, ReservoirConfig
+from rcdist.model.bitlinear import ProjectionBuilder
+from rcdist.model.glu import GLU
+from rcdist.model.init import InitKey
 from rcdist.model.reservoir import ReservoirBank, build_bank
 from rcdist.ops.backend import Choice, forced
 from rcdist.ops.cross_entropy import linear_cross_entropy
-from rcdist.ops.gated import glu_quantise, readout_quantise
+from rcdist.ops.gated import Repeated, glu_quantise, readout_quantise
 from rcdist.ops.norm import add_norm_quantise, add_norms_quantise
-from rcdist.ops.project import Frozen, Trained, project
+from rcdist.ops.project import Frozen, Trained, Unmultiplied, project
 from rcdist.ops.quantise import Quantised, quantise_tokens, quantise_weight
 from rcdist.ops.scan import gated_scan
 from rcdist.ops.weights import WeightsQuantisedOnce, quantised_weight
@@ -105,6 +108,42 @@ def check_gated(backend: Choice, dtype: torch.dtype, width: int, kind: str, *, f
 
     compare(backend, run, [a, b, gain, *by] if kind == "glu" else [a, b, gain, inner, *by], dtype)
     assert_same_codes(kept[1], kept[0], dtype)
+
+
+def check_repeated(backend: Choice, dtype: torch.dtype, width: int, inner: int, *, factors: bool) -> None:
+    """Gate by tokens that are repeated, beside a product of the same tokens."""
+    x, weight, gain = (
+        leaf(3, 5, width, dtype=dtype),
+        leaf(inner, width, dtype=dtype),
+        leaf(inner, dtype=dtype, positive=True),
+    )
+    by = [leaf(inner, dtype=dtype, positive=True) for _ in range(2 * factors)]
+    kept: list[Quantised] = []
+
+    def run() -> tuple[Tensor, ...]:
+        tokens = quantise_tokens(x)
+        handle, a = project(tokens, [Unmultiplied(), Trained(weight)])
+        z = glu_quantise(a, Repeated(tokens._replace(handle=handle), 0.7), gain, EPS, "nearest", *by)
+        kept.append(z)
+        return (z.handle,)
+
+    compare(backend, run, [x, weight, gain, *by], dtype)
+    assert_same_codes(kept[1], kept[0], dtype)
+
+
+def check_glu(backend: Choice, topology: str, *, gain: bool) -> None:
+    """Compute a GLU whose up projection is frozen, and the gradients of all its parameters."""
+    model = ModelConfig(num_layers=1, width=32, glu_width=80)
+    architecture = Architecture(model, ReservoirConfig(plan="U@a", topology=topology, gain=gain, input_scaling=0.7))
+    glu = GLU(ProjectionBuilder(architecture, build_bank(architecture)), 0, InitKey(0, "glu"))
+    with torch.no_grad():
+        for parameter in glu.parameters():
+            if parameter.dim() == 1:
+                parameter.uniform_(0.5, 1.5)
+    x, delta = leaf(3, 5, 32, dtype=torch.float32), leaf(3, 5, 32, dtype=torch.float32)
+    found, expected = compare(backend, lambda: glu(x, delta), [x, delta, *glu.parameters()], torch.float32)
+    for fused, plain in zip(expected, found, strict=True):
+        assert_near(fused, plain, TOLERANCE[torch.float32], "GLU")
 
 
 def check_scan(

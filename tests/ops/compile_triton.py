@@ -16,7 +16,6 @@ from rcdist.ops import (
     norms_triton,
     product_triton,
     quantise_triton,
-    ring_triton,
     scan_triton,
     two_bits_triton,
 )
@@ -26,7 +25,7 @@ _INTEGERS = {
     "rows", "width", "half", "time", "chunk", "chunks", "M", "N", "K", "R", "C", "rows_class", "size", "inputs",
     "outputs", "num_rows", "columns_step", "rows_step", "num_sums",
 }  # fmt: skip
-_FLOATS = {"eps", "constant", "factor", "shrink"}
+_FLOATS = {"eps", "constant", "factor", "shrink", "b_scale"}
 _FLOAT32 = {
     "scale", "inverse", "inverses", "dgain", "dgains", "da_gain", "before", "end", "decay", "after", "dgamma", "begin",
     "sums", "h0", "gamma", "columns", "logits", "weights", "nats",
@@ -74,10 +73,15 @@ def main() -> None:
         compile_kernel(quantise_triton._sum_kernel, dtype, {"BLOCK": 4096}, sums="*fp32")
         compile_kernel(quantise_triton._round_kernel, dtype, {"SUMS": 1024, "BLOCK": 4096}, sums="*fp32", beta="*fp32")
         for is_glu in (True, False):
-            constants = {"IS_GLU": is_glu, "A_FACTOR": True, "B_FACTOR": not is_glu, "BLOCK": 1024}
+            constants = {"REPEAT": 0, "IS_GLU": is_glu, "A_FACTOR": True, "B_FACTOR": not is_glu, "BLOCK": 1024}
             compile_kernel(gated_triton._forward_kernel, dtype, constants | EARLY)
             if is_glu:
                 compile_kernel(gated_triton._backward_kernel, dtype, constants | {"SUMS": True})
+                constants |= {"REPEAT": 512, "A_FACTOR": False, "B_FACTOR": True}
+                repeated = {"b": "*i8", "b_rows": "*fp32"}
+                compile_kernel(gated_triton._forward_kernel, dtype, constants | EARLY, **repeated)
+                compile_kernel(gated_triton._backward_kernel, dtype, constants | {"SUMS": True}, **repeated)
+                compile_kernel(gated_triton._fold_kernel, dtype, {"REPEAT": 512, "TERMS": 3, "ROWS": 8})
         tile = {"CHANNELS": 64, "TILE": 8, "STAGES": 3, "EVEN": True}
         compile_kernel(scan_triton._forward_kernel, dtype, scan | tile | EARLY)
         compile_kernel(
@@ -91,10 +95,6 @@ def main() -> None:
         compile_kernel(block_triton._forward_kernel, dtype, block, rows="*fp32", inverse="*i32")
         full = {"ADD": True, "FULL": dtype == "fp32"}
         compile_kernel(block_triton._backward_kernel, dtype, block | full, inverse="*i32")
-        for forward in (True, False):
-            ring = {"TERMS": 3, "FORWARD": forward, "ADD": not forward, "BM": 8, "BN": 256}
-            x = "*i8" if forward else f"*{dtype}"
-            compile_kernel(ring_triton._kernel, dtype, ring, x=x, rows="*fp32", columns="*fp32", index="*i32")
         gains = {"TILE": 16, "BLOCK": 256}
         compile_kernel(product_triton._gain_gradient_kernel, dtype, gains, out="*fp32")
         kind = "*fp16" if dtype == "bf16" else "*fp32"

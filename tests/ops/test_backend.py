@@ -72,10 +72,15 @@ def test_scan(dtype: torch.dtype, shape: tuple[int, int, int], constant: bool, s
 @pytest.mark.parametrize("gain", [True, False])
 @pytest.mark.parametrize(
     ("letter", "topology"),
-    itertools.product("cGD", ["dense", "hadamard", "block", "ring", "permuted hadamard", "permuted block"]),
+    itertools.product("cGD", ["dense", "hadamard", "block", "ring", "identity", "permuted hadamard", "permuted block"]),
 )
 def test_project(dtype: torch.dtype, letter: str, topology: str, gain: bool) -> None:
     cases.check_project("cpu", dtype, letter, topology, gain=gain)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gated_by_tokens_that_are_repeated(dtype: torch.dtype) -> None:
+    cases.check_repeated("cpu", dtype, 16, 40, factors=True)
 
 
 def test_factors_where_the_kernels_take_none() -> None:
@@ -85,7 +90,7 @@ def test_factors_where_the_kernels_take_none() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("letter", ["c", "G", "D"])
-@pytest.mark.parametrize("topology", ["hadamard", "ring"])
+@pytest.mark.parametrize("topology", ["hadamard", "ring", "identity"])
 def test_the_last_of_a_stack_is_cut(dtype: torch.dtype, letter: str, topology: str) -> None:
     cases.check_project("cpu", dtype, letter, topology, gain=True, width=32, glu_width=80)
 

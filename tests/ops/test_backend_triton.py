@@ -74,8 +74,9 @@ def test_project(dtype: torch.dtype, letter: str, topology: str, gain: bool) -> 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("letter", ["G", "D"])
-def test_stacked_rings(dtype: torch.dtype, letter: str) -> None:
-    cases.check_project("triton", dtype, letter, "ring", gain=True, width=36, glu_width=90)
+@pytest.mark.parametrize("topology", ["ring", "identity"])
+def test_the_last_of_a_stack_is_cut(dtype: torch.dtype, letter: str, topology: str) -> None:
+    cases.check_project("triton", dtype, letter, topology, gain=True, width=36, glu_width=90)
 
 
 @pytest.mark.parametrize("norm", ["shared", "per_projection"])
@@ -101,6 +102,18 @@ def test_a_lower_bound_of_one_and_a_gate_that_is_nan() -> None:
 @pytest.mark.parametrize("kind", ["glu", "readout"])
 def test_gated_with_factors(dtype: torch.dtype, width: int, kind: str) -> None:
     cases.check_gated("triton", dtype, width, kind, factors=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("factors", [True, False])
+@pytest.mark.parametrize(("width", "inner"), [(16, 40), (32, 32), (24, 40), (16, 4100)])
+def test_gated_by_tokens_that_are_repeated(dtype: torch.dtype, width: int, inner: int, factors: bool) -> None:
+    cases.check_repeated("triton", dtype, width, inner, factors=factors)
+
+
+@pytest.mark.parametrize("gain", [True, False])
+def test_a_glu_whose_up_projection_repeats(gain: bool) -> None:
+    cases.check_glu("triton", "identity", gain=gain)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -13,9 +13,15 @@ from rcdist.ops.topology.hadamard import hadamard_transform, transform_size
 SHAPES = [("c", 24, 48), ("G", 24, 48), ("D", 24, 48), ("G", 32, 16)]
 CASES = [
     (topology, *shape)
-    for topology in ("dense", "block", "hadamard", "ring", "permuted block", "permuted hadamard")
+    for topology in ("dense", "block", "hadamard", "ring", "identity", "permuted block", "permuted hadamard")
     for shape in SHAPES
-] + [("hadamard", "U", 24, 40), ("ring", "U", 24, 40), ("ring", "D", 24, 40)]
+] + [
+    ("hadamard", "U", 24, 40),
+    ("ring", "U", 24, 40),
+    ("ring", "D", 24, 40),
+    ("identity", "U", 24, 40),
+    ("identity", "D", 24, 40),
+]
 """permuted: as generator version 1 made it."""
 
 
@@ -65,6 +71,7 @@ def test_block_ring_and_hadamard_by_their_definitions() -> None:
     eye = torch.eye(24, dtype=torch.float64)
     rings = [eye[order.long()] for order in bank("ring", "G@a", 24, 40).get_buffer("G@a-permutation")]
     torch.testing.assert_close(as_matrix(bank("ring", "G@a", 24, 40), "G@a"), torch.cat(rings)[:40])
+    torch.testing.assert_close(as_matrix(bank("identity", "G@a", 24, 40), "G@a"), torch.cat([eye, eye])[:40])
     h2 = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64) / 2**0.5
     transform = torch.block_diag(*[torch.kron(torch.kron(h2, h2), h2)] * 3)
     # Channel k of a run moves on by k runs.
@@ -106,7 +113,7 @@ def test_unit_gain(topology: str, letter: str) -> None:
     assert abs(y.square().mean().sqrt() - 1) < 0.03
 
 
-@pytest.mark.parametrize("topology", ["hadamard", "permuted hadamard", "ring"])
+@pytest.mark.parametrize("topology", ["hadamard", "permuted hadamard", "ring", "identity"])
 @pytest.mark.parametrize("width", [24, 64])
 def test_spectral_radius_is_exact(topology: str, width: int) -> None:
     a = as_matrix(bank(topology, "T+r@a", width, spectral_radius=0.8), "r@a").numpy()

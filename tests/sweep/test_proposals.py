@@ -117,7 +117,7 @@ def test_what_is_no_run_is_never_proposed_and_equal_runs_run_once(tmp_path: Path
 
 
 def test_a_topology_that_fits_no_shape_is_never_proposed(tmp_path: Path) -> None:
-    space = {"reservoir.topology": ["dense", "ring"], "reservoir.plan": ["G"]}
+    space = {"reservoir.topology": ["dense", "block"], "reservoir.plan": ["G"]}
     config = small_sweep(tmp_path, space, trials=None, sampler="grid")
     found, _ = proposals(config, GridSampler(read_space(space)), tmp_path)
     assert [plan_of(row) for row in suggest_all(found)] == ["T", "G"]

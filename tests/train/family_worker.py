@@ -34,7 +34,7 @@ _PLACEMENTS = {
 def list_family() -> dict[str, dict[str, Any]]:
     """Name every legal placement x topology x output gate, and fixed leak rates with each placement."""
     family = {}
-    topologies, gates = ("dense", "block", "hadamard", "ring"), ("full", "tied", "none")
+    topologies, gates = ("dense", "block", "hadamard", "ring", "identity"), ("full", "tied", "none")
     for name, topology, gate in itertools.product(_PLACEMENTS, topologies, gates):
         if name != "gate-g" or gate == "full":  # there is no W_g to be a reservoir otherwise
             family[f"{name}-{topology}-{gate}"] = _PLACEMENTS[name] | {"topology": topology, "output_gate": gate}

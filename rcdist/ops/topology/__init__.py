@@ -4,6 +4,7 @@ from rcdist.ops.topology.base import LinearMap, Part, Shape, Topology
 from rcdist.ops.topology.block_diagonal import BLOCK, PERMUTED_BLOCK, BlockDiagonalMap
 from rcdist.ops.topology.dense import DENSE, DenseMap
 from rcdist.ops.topology.hadamard import HADAMARD, PERMUTED_HADAMARD, HadamardMap
+from rcdist.ops.topology.identity import IDENTITY, IdentityMap
 from rcdist.ops.topology.ring import RING, RingMap
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "BlockDiagonalMap",
     "DenseMap",
     "HadamardMap",
+    "IdentityMap",
     "LinearMap",
     "Part",
     "RingMap",
@@ -19,7 +21,7 @@ __all__ = [
     "topology_of",
 ]
 
-TOPOLOGIES = {"dense": DENSE, "block": BLOCK, "hadamard": HADAMARD, "ring": RING}
+TOPOLOGIES = {"dense": DENSE, "block": BLOCK, "hadamard": HADAMARD, "ring": RING, "identity": IDENTITY}
 """By the name that `reservoir.topology` gives; config/reservoir.py lists the same names."""
 
 _OLDER = {("block", 1): PERMUTED_BLOCK, ("hadamard", 1): PERMUTED_HADAMARD}

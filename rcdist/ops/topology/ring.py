@@ -24,15 +24,6 @@ class RingMap:
         self.shape, self.width = shape, permutation.shape[-1]
         self.permutation_SW, self.inverse_SW = permutation.view(-1, self.width), inverse.view(-1, self.width)
 
-    def index(self, *, is_transposed: bool) -> tuple[Tensor, int]:
-        """Return how a kernel multiplies by A or its transpose: output j is the sum over t of input
-        index[t, j] + t * width, of which there are as many as the second value says; an input past the last is 0.
-        """
-        outputs, inputs = reversed(self.shape) if is_transposed else self.shape
-        if outputs > inputs or (outputs == inputs and not is_transposed):
-            return self.permutation_SW, 1  # read on through the stacked rings as through one
-        return self.inverse_SW, len(self.inverse_SW)
-
     def to(self, dtype: torch.dtype) -> LinearMap:
         """Return the map itself: it has no table."""
         return self
