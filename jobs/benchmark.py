@@ -22,7 +22,7 @@ def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
     """Run one kind of measurement."""
     import torch
 
-    from rcdist.benchmark import decoding, kernels, operations, overhead, pairs, searches, steps, traffic
+    from rcdist.benchmark import decoding, kernels, operations, overhead, pairs, scaling, searches, steps, traffic
     from rcdist.ops.host import prepare_host
 
     prepare_host(arguments.threads or os.cpu_count())
@@ -49,6 +49,9 @@ def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
         "deltas": lambda: steps.measure_deltas(model, plan, *shape, count, device),
         "bytes": lambda: traffic.measure_traffic(model, *shape, plan),
         "overhead": lambda: overhead.measure_overhead(script, count, arguments.workers, device),
+        "scaling": lambda: scaling.measure_scaling(
+            script, arguments.preset, arguments.numbers, arguments.stages, arguments.batch, device
+        ),
         "search": lambda: searches.measure_search(script.with_name("sweep.py"), count),
         "kernels": kernels.measure_kernels,
         "decode": lambda: decoding.measure_decode(

@@ -16,7 +16,9 @@ class BenchmarkArguments(Section):
     The kind may stand first, without its key; --json prints one object instead of a table.
     """
 
-    kind: Literal["frozen", "step", "deltas", "scan", "overhead", "search", "bytes", "kernels", "decode", "serve"]
+    kind: Literal[
+        "frozen", "step", "deltas", "scan", "overhead", "search", "bytes", "kernels", "decode", "serve", "scaling"
+    ]
     """What is measured; rcdist/benchmark/README.md explains each."""
     pairs: Count = 7
     """Interleaved pairs."""
@@ -46,6 +48,12 @@ class BenchmarkArguments(Section):
     """Tokens that decode makes per sequence, and serve per text."""
     workers: Count = 1
     """Workers of overhead; leave a core to Ray."""
+    preset: str = "tiny"
+    """Settings of scaling: a preset or a file."""
+    numbers: list[Count] = [1, 2]
+    """Numbers of workers of scaling; the others are compared with the first."""
+    stages: list[Annotated[int, Field(ge=0, le=3)]] = [1]
+    """ZeRO stages of scaling."""
     clients: Count = 32
     """That ask at a time in serve."""
     seconds: Count = 60

@@ -16,10 +16,14 @@ from rcdist.config import JobConfig
 from rcdist.config.cli import read_config
 
 STEPS = 24
-SMALL = (
-    "--model.num_layers=2 --model.width=64 --model.glu_width=128 --model.vocab_size=512 --data.seq_len=64 "
-    "--train.global_batch_tokens=2048 --train.micro_batch_size=8 --train.log_every_steps=1 --evaluate.max_tokens=4096"
-).split()
+SMALL = [
+    *(
+        "--model.num_layers=2 --model.width=64 --model.glu_width=128 --model.vocab_size=512 --data.seq_len=64 "
+        "--train.global_batch_tokens=2048 --train.micro_batch_size=8 --train.log_every_steps=1 "
+        "--evaluate.max_tokens=4096"
+    ).split(),
+    "--reservoir.plan=T cG@a",  # with weights that are frozen, to be sent and proved
+]
 """A model of 150,000 parameters: a fault costs the start of the workers, not the training."""
 
 _FIXED = (

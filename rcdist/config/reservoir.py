@@ -30,12 +30,12 @@ BlockSize = Annotated[int, Field(ge=1, le=65536)]
 class ReservoirConfig(Section):
     """What is frozen and shared, and how a frozen matrix is made (MODEL: the reservoir family)."""
 
-    plan: str = "T cG@a"
+    plan: str = "U@a"
     """Plan string, tiled over the blocks: T, or letters out of f c g o G U D, then =, @name, +r, *n."""
     seed: Annotated[Seed | dict[str, Seed], AfterValidator(check_letters)] = 0
     """Seed of the frozen matrices, independent of the training seed; one value or a map by letter."""
-    topology: Annotated[Topology | dict[str, Topology], AfterValidator(check_letters)] = "dense"
-    """Structure of a frozen matrix: dense, block (block-diagonal), hadamard, ring or identity; or a map by letter."""
+    topology: Annotated[Topology | dict[str, Topology], AfterValidator(check_letters)] = {"U": "identity"}
+    """Structure of frozen matrices: dense, block, hadamard, ring or identity; or a map by letter, dense for others."""
     block_size: Annotated[BlockSize | dict[str, BlockSize], AfterValidator(check_letters)] = 64
     """Inputs of one block with topology=block; divides the inputs of the matrix; one value or a map by letter."""
     connectivity: Annotated[Probability | dict[str, Probability], AfterValidator(check_letters)] = 0.5

@@ -80,7 +80,7 @@ def pack_model(model: LanguageModel) -> LanguageModel:
     """Replace the ternary matrices of a trained model by packed ones, in place, and return it.
 
     Latent weights are dropped; a matrix that several blocks share is packed once. Structured frozen matrices
-    (hadamard, block, ring) stay as they are: they are small. Only inference works afterwards.
+    (hadamard, block, ring, identity) stay as they are: they are small. Only inference works afterwards.
     """
     made: dict[int, nn.Module] = {}
     for layer in model.modules():

@@ -10,6 +10,8 @@ from rcdist.study.results import QUALITY, ArmResult, StudyResult
 _COLOURS = [colour for colour in PALETTE if colour not in (BASELINE, LINE)]
 _TOLERANCE = 0.005
 """Loss of bits per byte that counts as comparable, drawn as a line."""
+_FEWEST = 3
+"""Seeds from which on an interval is drawn: that of two is 18 times as wide as their distance."""
 
 
 def draw_pictures(result: StudyResult, folder: Path) -> list[Path]:
@@ -30,7 +32,7 @@ def draw_pictures(result: StudyResult, folder: Path) -> list[Path]:
 
 
 def _draw_costs(path: Path, pairs: Sequence[tuple[ArmResult, ArmResult]]) -> None:
-    """Draw the difference in bits per byte against stored parameters, training and inference time."""
+    """Draw the difference in bits per byte, with intervals, against stored parameters, training and inference time."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -55,7 +57,7 @@ def _draw_costs(path: Path, pairs: Sequence[tuple[ArmResult, ArmResult]]) -> Non
             if x is None or found is None:
                 continue
             bars = None
-            if found.low is not None and found.high is not None:
+            if found.low is not None and found.high is not None and found.pairs >= _FEWEST:
                 bars = [[100 * (found.mean - found.low)], [100 * (found.high - found.mean)]]
             colour = _COLOURS[number % len(_COLOURS)]
             axes.errorbar([100 * x], [100 * found.mean], yerr=bars, fmt="o", markersize=10, capsize=5, color=colour)
@@ -84,7 +86,7 @@ def _saving(arm: ArmResult, base: ArmResult, timed: tuple[str, str] | None) -> f
 
 
 def _draw_tokens(path: Path, pairs: Sequence[tuple[ArmResult, ArmResult]]) -> None:
-    """Draw the difference in bits per byte over the tokens trained on; with 95 % intervals, of arms that have one."""
+    """Draw the difference in bits per byte over the tokens trained on; with 95 % intervals from three seeds on."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -100,7 +102,7 @@ def _draw_tokens(path: Path, pairs: Sequence[tuple[ArmResult, ArmResult]]) -> No
         style = ("-", "--", ":")[number // len(_COLOURS) % 3]
         axes.plot(x, y, style, marker="o", color=colour, label=f"{arm.name}   {arm.plan}", linewidth=2)
         bounds = [(found.low, found.high) for _, found in points]
-        if all(low is not None for low, _ in bounds):
+        if all(low is not None for low, _ in bounds) and points[-1][1].pairs >= _FEWEST:
             low, high = ([100 * value for value in side] for side in zip(*bounds, strict=True))
             axes.fill_between(x, low, high, color=colour, alpha=0.15)
     axes.axhline(0, color=BASELINE, linewidth=1.5)

@@ -28,7 +28,7 @@ def test_a_seed_is_added_to_all_three() -> None:
     [
         ({"reservoir.plam": "T"}, "reservoir.plam"),
         ({"reservior.plan": "T"}, "reservior"),
-        ({"reservoir.topology.G": "hadamard"}, "reservoir.topology.G"),
+        ({"reservoir.connectivity.G": "0.5"}, "reservoir.connectivity.G"),
         ({"reservoir.plan": "Q"}, "reservoir.plan"),
     ],
 )

@@ -24,9 +24,10 @@ def test_the_json_object(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_table_names_every_group_and_the_totals(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_in_process("estimate.py", []) == 0
+    plan = ["--reservoir.plan=T cG@a"]
+    assert run_in_process("estimate.py", plan) == 0
     table = capsys.readouterr().out
-    assert table.startswith(format_cost(read_config([], "test")))
+    assert table.startswith(format_cost(read_config(plan, "test")))
     for text in (
         "memory per worker: 57 MiB",
         "at least ",
