@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shlex
 import shutil
 import subprocess
 import sysconfig
@@ -85,7 +86,7 @@ def test_it_runs_without_a_checkout_stops_with_a_checkpoint_and_tells_no_secret(
     (code / "rcdist" / "__init__.py").write_text(f'"""Another version."""\n\n__version__ = "{version}"\n')
     arguments = small_arguments(tmp_path / "storage", "--train.steps=100000", "--checkpoint.every_steps=1000000")
     job = client.submit_job(
-        entrypoint=" ".join(["python", "jobs/pretrain.py", *arguments]),
+        entrypoint=shlex.join(["python", "jobs/pretrain.py", *arguments]),
         runtime_env={
             "working_dir": str(code),
             "pip": ["rich"],

@@ -82,7 +82,7 @@ def train_member(name: str) -> dict[str, Any]:
     return train_steps(config, model, WireMeter(bank.buffers()), FAMILY_STEPS)
 
 
-BROADCAST = ReservoirConfig(plan="fcgoGUD@a")
+BROADCAST = ReservoirConfig(plan="fcgoGUD@a", topology="dense")
 
 
 def broadcast_job(stage: int) -> JobConfig:

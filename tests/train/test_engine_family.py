@@ -19,14 +19,15 @@ SOME = (
     "family-token_shift-hadamard-none",
     "family-gate-g-block-full",
     "family-gate-f-ring-tied",
+    "family-token_shift-identity-full",
     "family-recurrent-leak",
 )
 """Each placement, topology, output gate and kind of leak at least once."""
 
 
 def test_the_family_is_complete() -> None:
-    # Five placements with the gate's two choices, four topologies, three output gates; W_g only with a full gate.
-    assert len(list_family()) == 4 * (5 * 3 + 1) + 5
+    # Five placements with the gate's two choices, five topologies, three output gates; W_g only with a full gate.
+    assert len(list_family()) == 5 * (5 * 3 + 1) + 5
 
 
 @pytest.mark.parametrize("name", names(*(f"family-{member}" for member in list_family()), some=SOME))
