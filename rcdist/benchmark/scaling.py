@@ -49,7 +49,8 @@ def measure_scaling(
     Returns:
         By stage and number, `measured` and `predicted`: tokens per second and worker, over that of the first number
         (`efficiency`), bytes that a worker hands to collectives per step, peak bytes of a worker, and, measured only,
-        seconds from a worker's start to its first step, and that it waits for a checkpoint.
+        bytes of frozen values per step, seconds from a worker's start to its first step, and that it waits for a
+        checkpoint.
     """
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -137,6 +138,5 @@ def _predict(config: JobConfig) -> dict[str, float]:
     return {
         "tokens_per_s": (speed.low + speed.high) / 2 / workers.num_workers,
         "bytes_per_step": float(estimate_wire(config, workers)),
-        "frozen_bytes_per_step": 0.0,
         "peak_bytes": float(estimate_memory(config, workers, windows).describe()["total_bytes"]),
     }

@@ -5,7 +5,7 @@ from rcdist.config.data import DEFAULT_CORPUS, DataConfig, TokenizerConfig
 from rcdist.config.job import CostConfig, DivergenceConfig, JobConfig, OptimizerConfig, ScheduleConfig
 from rcdist.config.model import ModelConfig
 from rcdist.config.reservoir import ReservoirConfig
-from rcdist.config.section import LocalPath, Section, per_letter
+from rcdist.config.section import LocalPath, RawTree, Section, per_letter
 
 __all__ = [
     "DEFAULT_CORPUS",
@@ -17,6 +17,7 @@ __all__ = [
     "LocalPath",
     "ModelConfig",
     "OptimizerConfig",
+    "RawTree",
     "ReservoirConfig",
     "ScheduleConfig",
     "Section",

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,7 +12,7 @@ from rcdist.config.architecture import Architecture
 from rcdist.config.data import DataConfig, TokenizerConfig
 from rcdist.config.model import ModelConfig
 from rcdist.config.reservoir import ReservoirConfig
-from rcdist.config.section import LocalPath, Section
+from rcdist.config.section import LocalPath, RawTree, Section
 from rcdist.errors import ConfigError
 
 
@@ -199,7 +199,7 @@ class JobConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
-    deepspeed: dict[str, Any] = {}
+    deepspeed: RawTree = {}
     """Raw DeepSpeed configuration, merged over what rcdist writes; keys that rcdist owns are refused."""
     divergence: DivergenceConfig = DivergenceConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

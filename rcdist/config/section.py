@@ -1,5 +1,6 @@
 """What all sections of settings have in common: no unknown key, paths, and values by matrix letter."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +50,17 @@ def check_path(value: Any) -> Any:
     return value
 
 
+def check_text(value: Any) -> Any:
+    """Refuse, anywhere inside a value, a text that cannot be written to a file."""
+    try:
+        json.dumps(value, ensure_ascii=False, default=str, skipkeys=True).encode()
+    except UnicodeEncodeError:  # half of a pair that YAML writes as an escape
+        raise ValueError("settings are UTF-8, and this has a character that has none") from None
+    return value
+
+
+RawTree = Annotated[dict[str, Any], AfterValidator(check_text)]
+"""Keys that others judge: DeepSpeed, or the settings that an arm changes."""
 LocalPath = Annotated[str, AfterValidator(check_path)]
 """A file or folder of this machine; `~` is the home folder."""
 Positive = Annotated[float, Field(gt=0)]

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rcdist.ops.product_triton import gain_gradient
+from rcdist.ops.topology import IdentityMap
 from rcdist.ops.triton_common import (
     column_sums,
     early,
@@ -255,9 +256,8 @@ def backward(
 
 def _repeat(codes: Tensor, like: Tensor, rows: Tensor, scale: float) -> Tensor:
     """Return tokens that are repeated, written out."""
-    once = (codes * (rows * scale)).to(like.dtype)
-    times = triton.cdiv(like.shape[-1], codes.shape[-1])
-    return once.repeat(*(1,) * (codes.dim() - 1), times)[..., : like.shape[-1]].contiguous()
+    once = _rows((codes * (rows * scale)).to(like.dtype))
+    return IdentityMap((like.shape[-1], codes.shape[-1])).times(once).contiguous()
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from rcdist.errors import ConfigError
 from rcdist.estimate.cost import describe_cost
 from rcdist.storage import write_file
 from rcdist.study.driver import PlannedRun, open_study, plan_runs
-from rcdist.study.results import COST, QUALITY
+from rcdist.study.results import COST, PARTS, QUALITY
 from rcdist.study.settings import StudyConfig
 from rcdist.study.timing import KINDS
 from rcdist.study.worker import RESULT, identify
@@ -19,7 +19,6 @@ from rcdist.tracking.mlflow import start_or_continue
 from rcdist.tracking.mlflow_runs import TrackedRun, find_study, log_values, set_tags
 
 Row = Mapping[str, str]
-_PARTS = ("ratio", "low", "high", "seconds")
 
 
 def load_study(config: StudyConfig, folder: Path, say: Callable[[str], None]) -> None:
@@ -120,7 +119,7 @@ def _add_times(config: StudyConfig, parent: TrackedRun, arms: list[Row]) -> None
             found = {
                 f"time/{device}/{row['arm']}/{kind}/{part}": value
                 for kind in KINDS
-                for part in _PARTS
+                for part in PARTS
                 if (value := row.get(f"time/{device}/{kind}/{part}"))
             }
             if found and not found.keys() & parent.metrics.keys():

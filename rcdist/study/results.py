@@ -1,7 +1,7 @@
 """What MLflow has of a study: by arm its runs, paired by seed with those of its baseline, and its times."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from rcdist.errors import ConfigError
@@ -30,6 +30,10 @@ class Times:
     low: float
     high: float
     seconds: float
+
+
+PARTS = tuple(field.name for field in fields(Times))
+"""What is kept of each time."""
 
 
 @dataclass(frozen=True)
@@ -175,10 +179,7 @@ def _read_curve(run: TrackedRun) -> list[tuple[float, float]]:
 def _read_times(parent: TrackedRun, device: str, arm: str) -> dict[str, Times]:
     found = {}
     for kind in KINDS:
-        parts: dict[str, Any] = {
-            part: parent.metrics.get(f"time/{device}/{arm}/{kind}/{part}")
-            for part in ("ratio", "low", "high", "seconds")
-        }
+        parts: dict[str, Any] = {part: parent.metrics.get(f"time/{device}/{arm}/{kind}/{part}") for part in PARTS}
         if None not in parts.values():
             found[kind] = Times(**parts)
     return found

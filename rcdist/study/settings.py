@@ -1,10 +1,10 @@
 """StudyConfig: the arms of a study, on top of the settings that all its runs share."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from rcdist.config import JobConfig, LocalPath, Section
+from rcdist.config import JobConfig, LocalPath, RawTree, Section
 from rcdist.config.variation import vary
 from rcdist.errors import ConfigError
 
@@ -20,7 +20,7 @@ def _known(value: dict[str, LocalPath]) -> dict[str, LocalPath]:
 class Arm(Section):
     """One arm: what it changes of the shared settings, and what it is compared with."""
 
-    settings: dict[str, Any] = {}
+    settings: RawTree = {}
     """Values by dotted key of a run, on top of the shared ones."""
     baseline: str | None = None
     """Arm that this one is paired with, by seed; None: the first arm."""

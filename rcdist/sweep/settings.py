@@ -1,10 +1,10 @@
 """SweepConfig: the settings of a search, on top of those of a run, which are the fixed part of every trial."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from rcdist.config import JobConfig, Section
+from rcdist.config import JobConfig, RawTree, Section
 from rcdist.sweep.objectives import check_cost, check_objectives
 
 
@@ -55,5 +55,5 @@ class SweepConfig(JobConfig):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,89}$")] = "sweep"
     """Name of the search; the same name continues the same search."""
     sweep: SweepSettings = SweepSettings()
-    space: dict[str, Any] = {}
+    space: RawTree = {}
     """What is searched: values, or a range, by dotted key of a run; see rcdist/sweep/README.md."""

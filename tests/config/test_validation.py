@@ -91,3 +91,9 @@ def test_small_settings_of_a_job_are_read_the_same_way() -> None:
     with pytest.raises(ConfigError) as caught:
         read()
     assert str(caught.value) == "checkpoint=None: has no default and is not given. Give --checkpoint: Folder to read."
+
+
+@pytest.mark.parametrize("raw", [{"a": {"\ud800": None}}, {"a": ["\ud800"]}, {"a": "\ud800"}])
+def test_a_text_that_no_file_can_hold_is_refused_wherever_it_stands(raw: dict) -> None:
+    with pytest.raises(ConfigError, match=r"deepspeed.*: settings are UTF-8"):
+        config_from_dict({"deepspeed": raw})

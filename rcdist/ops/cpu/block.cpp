@@ -54,15 +54,7 @@ extern "C" void rc_block(
     int dtype, int is_codes, const void* x, const float* row, const float* column_in, const float* column_out,
     const std::int32_t* pick_in, const std::int32_t* pick_out, const float* table, void* out, i64 rows, i64 blocks,
     i64 inputs, i64 outputs, int add, int threads) {
-#define CALL(S)                                                                                                  \
-    DISPATCH(dtype, T, block_product<S, T>(                                                                      \
-        (const S*)x, row, column_in, column_out, pick_in, pick_out, table, (T*)out, rows, blocks, inputs, outputs, \
+    DISPATCH_SOURCE(is_codes, dtype, S, T, block_product<S, T>(
+        (const S*)x, row, column_in, column_out, pick_in, pick_out, table, (T*)out, rows, blocks, inputs, outputs,
         add, threads))
-    if (is_codes) {
-        CALL(std::int8_t)
-    } else if (dtype == 0) {
-        CALL(float)
-    } else {
-        CALL(bf16)
-    }
 }

@@ -252,20 +252,13 @@ extern "C" void rc_hadamard(
     int add, int threads) {
     Shape shape = {rows, width, outputs, size, (outputs + width - 1) / width};
     if (shared && rows <= FEW_TOKENS && size >= LANES * LANES) {
-#define CALL_FEW(S)                                                                                                   \
-    DISPATCH(dtype, T, if (is_transposed) contract_tokens<S, T>(                                                      \
-        (const S*)x, x_stride, row, column_in, column_out, first, second, second_stride, index, (T*)out, out_stride,  \
-        shape, add);                                                                                                  \
-        else expand_tokens<S, T>(                                                                                     \
-            (const S*)x, x_stride, row, column_out, first, second, second_stride, index, (T*)out, out_stride, shape,  \
-            add))
-        if (is_codes) {
-            CALL_FEW(std::int8_t)
-        } else if (dtype == 0) {
-            CALL_FEW(float)
-        } else {
-            CALL_FEW(bf16)
-        }
+        DISPATCH_SOURCE(is_codes, dtype, S, T,
+            if (is_transposed) contract_tokens<S, T>(
+                (const S*)x, x_stride, row, column_in, column_out, first, second, second_stride, index, (T*)out,
+                out_stride, shape, add);
+            else expand_tokens<S, T>(
+                (const S*)x, x_stride, row, column_out, first, second, second_stride, index, (T*)out, out_stride,
+                shape, add))
         return;
     }
     Flips flips = {{}, {}, width, bool(shared), index};
@@ -273,15 +266,8 @@ extern "C" void rc_hadamard(
         if (s == 0 || !shared) flips.first.insert(flips.first.end(), first + s * first_stride, first + s * first_stride + width);
         flips.second.insert(flips.second.end(), second + s * second_stride, second + s * second_stride + width);
     }
-#define CALL(S)                                                                                                       \
-    DISPATCH(dtype, T, if (is_transposed) contract<S, T>(                                                             \
-        (const S*)x, x_stride, row, column_in, column_out, flips, (T*)out, out_stride, shape, add, threads);          \
+    DISPATCH_SOURCE(is_codes, dtype, S, T,
+        if (is_transposed) contract<S, T>(
+            (const S*)x, x_stride, row, column_in, column_out, flips, (T*)out, out_stride, shape, add, threads);
         else expand<S, T>((const S*)x, x_stride, row, column_out, flips, (T*)out, out_stride, shape, add, threads))
-    if (is_codes) {
-        CALL(std::int8_t)
-    } else if (dtype == 0) {
-        CALL(float)
-    } else {
-        CALL(bf16)
-    }
 }

@@ -1,8 +1,6 @@
 // The identity topology: tokens that are repeated, or whose repetitions are summed.
 
-#include "common.h"
-
-static inline float load(const std::int8_t* p) { return float(*p); }
+#include "vector.h"
 
 template <class T>
 static inline void put(T* out, float value, bool add) {
@@ -43,14 +41,6 @@ static void identity_product(
 extern "C" void rc_identity(
     int dtype, int is_codes, const void* x, const float* row, const float* column_in, const float* column_out, void* out,
     i64 rows, i64 inputs, i64 outputs, int add, int threads) {
-#define CALL(S)                \
-    DISPATCH(dtype, T, identity_product<S, T>( \
+    DISPATCH_SOURCE(is_codes, dtype, S, T, identity_product<S, T>(
         (const S*)x, row, column_in, column_out, (T*)out, rows, inputs, outputs, add, threads))
-    if (is_codes) {
-        CALL(std::int8_t)
-    } else if (dtype == 0) {
-        CALL(float)
-    } else {
-        CALL(bf16)
-    }
 }

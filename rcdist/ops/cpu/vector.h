@@ -24,6 +24,15 @@ typedef std::int8_t bytes __attribute__((vector_size(RC_LANES)));
 
 static inline float load(const std::int8_t* p) { return float(*p); }
 
+// Call a template for the type S that is read, int8 codes or the dtype, and the dtype T that is written.
+#define DISPATCH_SOURCE(is_codes, dtype, S, T, ...)       \
+    if (is_codes) {                                       \
+        using S = std::int8_t;                            \
+        DISPATCH(dtype, T, __VA_ARGS__)                   \
+    } else {                                              \
+        DISPATCH(dtype, T, using S = T; __VA_ARGS__)      \
+    }
+
 static inline vector load_vector(const float* p) { return *(const vector*)p; }
 static inline vector load_vector(const bf16* p) {
     halves narrow;
