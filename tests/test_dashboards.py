@@ -23,7 +23,7 @@ from rcdist.ports import server_port
 from rcdist.tracking.gauges import gauge_name
 from rcdist.tracking.metrics import METRICS
 from tests.conftest import ROOT
-from tests.jobs.run import small_arguments
+from tests.jobs.run import list_workers, small_arguments
 
 FOLDER = ROOT / "dashboards"
 BOARDS = sorted((FOLDER / "grafana").glob("*.json"))
@@ -186,8 +186,7 @@ def test_every_panel_shows_a_real_run_and_a_stall_fires_an_alert(
                 sep="\n",
             )
         assert not prometheus.is_stalled("tiny")
-        raylet = cluster.processes("raylet/raylet")[0]
-        workers = [p for p in raylet.children(recursive=True) if "RayTrainWorker" in "".join(p.cmdline())]
+        workers = list_workers(cluster)
         assert len(workers) == 2
         for worker in workers:
             worker.send_signal(signal.SIGSTOP)

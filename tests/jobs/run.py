@@ -1,12 +1,16 @@
 """Run a job as a user does, in a process of its own, or its main in this one."""
 
+import contextlib
 import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 from rcdist.chaos.job import SMALL
+from rcdist.chaos.local_cluster import LocalCluster
 from rcdist.config import JobConfig
 from rcdist.config.cli import read_config
 from rcdist.exits import run_main
@@ -27,6 +31,16 @@ def small_arguments(storage: Path, *more: str) -> list[str]:
 def small_config(storage: Path, *more: str) -> JobConfig:
     """Return the settings of the same run."""
     return read_config(small_arguments(storage, *more), "test")
+
+
+def list_workers(cluster: LocalCluster) -> list[psutil.Process]:
+    """List the processes that train on a cluster's first node; others of it come and go meanwhile."""
+    found = []
+    for process in cluster.processes("raylet/raylet")[0].children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "RayTrainWorker" in "".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def run_job_script(script: str, arguments: list[str], head: RayHead | None = None) -> tuple[int, str, str]:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 from mlflow import MlflowClient
 from ray.dashboard.modules.job.sdk import JobSubmissionClient
@@ -22,7 +21,7 @@ from rcdist.chaos.local_cluster import LocalCluster
 from rcdist.checkpoint.find import find_newest_valid
 from rcdist.tracking.jsonl import MetricsLog
 from tests.conftest import ROOT
-from tests.jobs.run import small_arguments, small_config
+from tests.jobs.run import list_workers, small_arguments, small_config
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +95,7 @@ def test_it_runs_without_a_checkout_stops_with_a_checkpoint_and_tells_no_secret(
     config = small_config(tmp_path / "storage")
     try:
         wait_for(lambda: bool(MetricsLog(config.run_dir).read()), client, job)
-        workers = [p for p in bare.cluster.processes("raylet/raylet")[0].children(recursive=True) if is_worker(p)]
+        workers = list_workers(bare.cluster)
         assert workers and all(bare.planted in worker.environ().values() for worker in workers)
     finally:
         client.stop_job(job)
@@ -116,10 +115,6 @@ def test_it_runs_without_a_checkout_stops_with_a_checkpoint_and_tells_no_secret(
         places |= {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert len(places) > 20
     assert [place for place, content in places.items() if bare.planted.encode() in content] == []
-
-
-def is_worker(process: psutil.Process) -> bool:
-    return "RayTrainWorker" in "".join(process.cmdline())
 
 
 def wait_for(condition: Callable[[], bool], client: JobSubmissionClient, job: str | None = None) -> None:
