@@ -50,7 +50,13 @@ def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
         "bytes": lambda: traffic.measure_traffic(model, *shape, plan),
         "overhead": lambda: overhead.measure_overhead(script, count, arguments.workers, device),
         "scaling": lambda: scaling.measure_scaling(
-            script, arguments.preset, arguments.numbers, arguments.stages, arguments.batch, device
+            script,
+            arguments.preset,
+            arguments.numbers,
+            arguments.stages,
+            arguments.batch,
+            arguments.micro_batch or arguments.batch,
+            device,
         ),
         "search": lambda: searches.measure_search(script.with_name("sweep.py"), count),
         "kernels": kernels.measure_kernels,

@@ -32,6 +32,7 @@ def measure_scaling(
     numbers: Sequence[int],
     stages: Sequence[int],
     windows: int,
+    micro_batch: int,
     device: torch.device,
     steps: int = 16,
 ) -> dict[str, Any]:
@@ -42,7 +43,8 @@ def measure_scaling(
         preset: name or file of the settings; text, tokenizer and length of the run are ours.
         numbers: of workers.
         stages: of ZeRO.
-        windows: of a worker's step, all in one micro-batch.
+        windows: of a worker's step.
+        micro_batch: windows of a micro-batch.
         device: where.
         steps: of a run.
 
@@ -60,7 +62,7 @@ def measure_scaling(
             with tempfile.TemporaryDirectory() as folder:
                 text = Path(folder) / "text.txt"
                 text.write_text(_make_text())
-                config = _settings(base, text, stage, number, windows, steps, device)
+                config = _settings(base, text, stage, number, (windows, micro_batch), steps, device)
                 found[f"stage {stage}, {number} workers"] = _run(script, config)
     for stage in stages:
         first = found[f"stage {stage}, {numbers[0]} workers"]
@@ -76,7 +78,13 @@ def _make_text(words: int = 400_000) -> str:
 
 
 def _settings(
-    preset: JobConfig, text: Path, stage: int, number: int, windows: int, steps: int, device: torch.device
+    preset: JobConfig,
+    text: Path,
+    stage: int,
+    number: int,
+    windows: tuple[int, int],
+    steps: int,
+    device: torch.device,
 ) -> JobConfig:
     is_gpu = device.type == "cuda"
     base = preset.model_dump(mode="json")
@@ -84,8 +92,8 @@ def _settings(
     train = base["train"] | {
         "steps": steps,
         "zero_stage": stage,
-        "micro_batch_size": windows,
-        "global_batch_tokens": number * windows * base["data"]["seq_len"],
+        "micro_batch_size": windows[1],
+        "global_batch_tokens": number * windows[0] * base["data"]["seq_len"],
         "log_every_steps": 1,
     }
     if not is_gpu:

@@ -54,6 +54,8 @@ class BenchmarkArguments(Section):
     """Numbers of workers of scaling; the others are compared with the first."""
     stages: list[Annotated[int, Field(ge=0, le=3)]] = [1]
     """ZeRO stages of scaling."""
+    micro_batch: Count | None = None
+    """Windows per micro-batch of scaling; None: all of a step."""
     clients: Count = 32
     """That ask at a time in serve."""
     seconds: Count = 60

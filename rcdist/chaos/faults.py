@@ -231,6 +231,12 @@ FAULTS = {
         elastic,
         1,
     ),
+    "elastic-8": Fault(
+        "num_workers=[1,8]: a node with two is killed, later one comes",
+        "8, 6, 8 workers in one job, each part as if so many had gone on from there, bit for bit",
+        partial(elastic, kept=6, lost=2, steps=300),
+        6,
+    ),
     "resized": Fault("the job is continued with 3, 1, 2 workers", "same data, losses within 0.2 %", resized, nodes=3),
     "disk-low": Fault(
         "the storage has no room for a checkpoint for a while", _WITHOUT, partial(_disk_full, left_bytes=_LEFT_BYTES)

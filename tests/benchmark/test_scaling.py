@@ -20,7 +20,7 @@ def test_what_travels_is_what_was_predicted(tmp_path: Path) -> None:
     preset = tmp_path / "small.yaml"
     preset.write_text(PRESET)
     script = ROOT / "jobs" / "pretrain.py"
-    found = measure_scaling(script, str(preset), [1, 2], [1], 4, torch.device("cpu"), steps=8)["scaling"]
+    found = measure_scaling(script, str(preset), [1, 2], [1], 4, 2, torch.device("cpu"), steps=8)["scaling"]
     assert set(found) == {"stage 1, 1 workers", "stage 1, 2 workers"}
     for row in found.values():
         measured, predicted = row["measured"], row["predicted"]
