@@ -1,5 +1,6 @@
 """Weak scaling: whole runs with more and more workers, each with as many windows, beside what the estimate says."""
 
+import json
 import os
 import random
 import subprocess
@@ -63,7 +64,9 @@ def measure_scaling(
                 text = Path(folder) / "text.txt"
                 text.write_text(_make_text())
                 config = _settings(base, text, stage, number, (windows, micro_batch), steps, device)
-                found[f"stage {stage}, {number} workers"] = _run(script, config)
+                row = found[f"stage {stage}, {number} workers"] = _run(script, config)
+            # A run may take minutes, and one that fails must not cost what the others have found.
+            print(f"stage {stage}, {number} workers: {json.dumps(row)}", file=sys.stderr, flush=True)
     for stage in stages:
         first = found[f"stage {stage}, {numbers[0]} workers"]
         for number in numbers:
