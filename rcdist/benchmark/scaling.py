@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -25,6 +25,13 @@ from rcdist.train.deepspeed_config import max_windows
 
 _FIRST = 5
 """Steps that are not timed: graphs are captured in them."""
+
+
+class _Windows(NamedTuple):
+    """Hold how many windows a worker's step and a micro-batch of it have."""
+
+    of_step: int
+    of_micro_batch: int
 
 
 def measure_scaling(
@@ -63,7 +70,7 @@ def measure_scaling(
             with tempfile.TemporaryDirectory() as folder:
                 text = Path(folder) / "text.txt"
                 text.write_text(_make_text())
-                config = _settings(base, text, stage, number, (windows, micro_batch), steps, device)
+                config = _settings(base, text, stage, number, _Windows(windows, micro_batch), steps, device)
                 row = found[f"stage {stage}, {number} workers"] = _run(script, config)
             # A run may take minutes, and one that fails must not cost what the others have found.
             print(f"stage {stage}, {number} workers: {json.dumps(row)}", file=sys.stderr, flush=True)
@@ -85,7 +92,7 @@ def _settings(
     text: Path,
     stage: int,
     number: int,
-    windows: tuple[int, int],
+    windows: _Windows,
     steps: int,
     device: torch.device,
 ) -> JobConfig:
@@ -95,8 +102,8 @@ def _settings(
     train = base["train"] | {
         "steps": steps,
         "zero_stage": stage,
-        "micro_batch_size": windows[1],
-        "global_batch_tokens": number * windows[0] * base["data"]["seq_len"],
+        "micro_batch_size": windows.of_micro_batch,
+        "global_batch_tokens": number * windows.of_step * base["data"]["seq_len"],
         "log_every_steps": 1,
     }
     if not is_gpu:
@@ -122,10 +129,8 @@ def _run(script: Path, config: JobConfig) -> dict[str, dict[str, float]]:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(dump_config(config))
         file.flush()
-        done = subprocess.run([sys.executable, script, "--config", file.name], capture_output=True, text=True)
-    if done.returncode:
-        print(done.stdout[-2000:], done.stderr[-4000:], sep="\n", file=sys.stderr)
-    done.check_returncode()
+        # What it says goes to stderr at once: it may take minutes, and stdout is the result's alone.
+        subprocess.run([sys.executable, script, "--config", file.name], stdout=sys.stderr.fileno(), check=True)
     records = [record.metrics for record in MetricsLog(config.run_dir).read() if "perf/step_s" in record.metrics]
     number = planned_workers(config).num_workers
     timed = records[_FIRST:]
