@@ -25,7 +25,9 @@ def main(argv: list[str]) -> int:
     from rcdist.estimate.cost import describe_cost, format_cost
     from rcdist.estimate.run import check_fits, describe_run, format_forecast, format_run
     from rcdist.tracking.prices import resolve_price
+    from rcdist.train.deepspeed_config import check_raw_keys
 
+    check_raw_keys(config)
     workers = planned_workers(config)
     price = resolve_price(config.cost, "GPU" if workers.use_gpu else None, config.cluster.cpus_per_worker)
     if price.is_gpu and config.cluster.use_gpu is None:  # the node type says what the workers have

@@ -35,13 +35,17 @@ _FIXED_ON_RESUME = (
 """Settings that must be those of the checkpoint: another model, or another order of the data, is another run."""
 
 
-def check_config(config: JobConfig) -> None:
+def check_settings(config: JobConfig) -> None:
     """Refuse raw DeepSpeed keys that rcdist owns or DeepSpeed refuses, frozen matrices whose topology does not fit
-    their shape, text or a tokenizer that is not there, and storage that cannot be written; needs no Ray or device, and
-    reads no text."""
+    their shape, and text or a tokenizer that is not there; needs no Ray or device, reads no text, writes nothing."""
     check_raw_keys(config)
     frozen_specs(config.architecture)
     check_data_settings(config)
+
+
+def check_config(config: JobConfig) -> None:
+    """Refuse settings that cannot be run, see `check_settings`, and storage that cannot be written."""
+    check_settings(config)
     if "://" in config.storage_path and config.bucket is None:
         rule = f"neither a folder nor a bucket: {', '.join(f'{scheme}://' for scheme in SCHEMES)}"
         raise ConfigError("storage_path", config.storage_path, rule, "Use a folder that all nodes share, or a bucket")

@@ -39,6 +39,7 @@ def test_a_healthy_cluster_has_no_problem(
         "compiler",
         "devices",
         "step",
+        "settings",
         "storage",
         "mlflow",
         "ray",
@@ -50,14 +51,16 @@ def test_a_healthy_cluster_has_no_problem(
 
 
 @pytest.mark.slow
-def test_an_address_that_nobody_answers_at(tmp_path: Path) -> None:
+def test_an_address_that_nobody_answers_at_and_settings_that_deepspeed_refuses(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     arguments = [f"--storage_path={tmp_path}", f"--cluster.address=127.0.0.1:{port}", "--json"]
+    arguments += ["--deepspeed={zero_optimization: 3}"]
     code, output, error = run_job_script("doctor.py", arguments)
     assert code == EXIT_BAD_CONFIG, error
     found = json.loads(output)
-    (problem,) = [finding for finding in found["findings"] if finding["remedy"] is not None]
-    assert found["problems"] == 1 and problem["what"] == "ray" and f"127.0.0.1:{port}" in problem["found"]
+    settings, ray = [finding for finding in found["findings"] if finding["remedy"] is not None]
+    assert found["problems"] == 2 and ray["what"] == "ray" and f"127.0.0.1:{port}" in ray["found"]
+    assert settings["what"] == "settings" and settings["found"].startswith("deepspeed.zero_optimization=3: ")
 
 
 def test_a_package_of_the_wrong_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from rcdist.config import JobConfig
 from rcdist.config.cli import config_from_dict, dump_config, read_config
 from rcdist.estimate.memory import estimate_memory
 from rcdist.estimate.speed import estimate_speed
-from rcdist.estimate.wire import estimate_wire
+from rcdist.estimate.wire import estimate_exchange
 from rcdist.tracking.jsonl import MetricsLog
 from rcdist.tracking.prices import resolve_price
 from rcdist.train.deepspeed_config import max_windows
@@ -155,6 +155,6 @@ def _predict(config: JobConfig) -> dict[str, float]:
     speed = estimate_speed(config, workers, price)
     return {
         "tokens_per_s": (speed.low + speed.high) / 2 / workers.num_workers,
-        "bytes_per_step": float(estimate_wire(config, workers)),
+        "bytes_per_step": float(estimate_exchange(config, workers).handed_bytes),
         "peak_bytes": float(estimate_memory(config, workers, windows).describe()["total_bytes"]),
     }

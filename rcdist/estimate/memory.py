@@ -51,8 +51,7 @@ class MemoryBytes:
 def estimate_memory(config: JobConfig, workers: Workers, windows: int | None = None) -> MemoryBytes:
     """Estimate the most memory of one worker.
 
-    Counted from what the operations keep, and checked against measured peaks of CPU runs (tests/estimate/test_memory),
-    on a GPU against those of single passes.
+    Counted from what the operations keep, and checked against measured peaks of runs (tests/estimate/test_memory).
 
     Args:
         config: the run.

@@ -10,7 +10,7 @@ from rcdist.data.corpora import PreparedData
 from rcdist.errors import ClusterError
 from rcdist.estimate.memory import USABLE, MemoryBytes, estimate_memory
 from rcdist.estimate.speed import CPU_MFU, GPU_MFU, Speed, estimate_speed
-from rcdist.estimate.wire import estimate_wire
+from rcdist.estimate.wire import estimate_exchange
 from rcdist.model.cost import count_parameters, estimate_flops
 from rcdist.tracking.prices import PriceRow, list_node_types, resolve_price
 from rcdist.tracking.progress import format_count, format_duration
@@ -48,7 +48,7 @@ def describe_run(config: JobConfig, workers: Workers, price: PriceRow) -> dict[s
         "memory": memory.describe(),
         "device_memory_bytes": None if math.isinf(price.memory_bytes) else price.memory_bytes,
         "micro_batch_windows": windows,
-        "wire_bytes_per_step": estimate_wire(config, workers),
+        "wire_bytes_per_step": estimate_exchange(config, workers).handed_bytes,
         "tokens_per_s": {"low": speed.low, "high": speed.high},
         "hours": seconds / 3600,
         "usd": seconds * workers.num_workers * price.usd_per_device_s,

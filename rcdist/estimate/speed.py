@@ -4,19 +4,20 @@ from dataclasses import dataclass
 
 from rcdist.cluster import Workers
 from rcdist.config import JobConfig
-from rcdist.estimate.wire import estimate_wire
+from rcdist.estimate.wire import estimate_exchange
 from rcdist.model.cost import estimate_flops
 from rcdist.tracking.prices import PriceRow
 from rcdist.train.deepspeed_config import has_flat_steps
 
-GPU_MFU = (0.25, 0.6)
-"""Of captured steps: an H100 reached 0.43 at 370m, 0.56 at 1.3b; other cards and smaller shapes are not measured."""
+GPU_MFU = (0.25, 0.65)
+"""Of captured steps: an H100 reached 0.43 at 370m, 0.56 at 1.3b, an H200 0.48 and 0.61; others are not measured."""
 CPU_MFU = (0.10, 0.35)
 """`tiny` reached 0.15 to 0.31 on two cores of four kinds of machine."""
 HOOKED_SHARE = 0.2
 """Of that, on a GPU, where DeepSpeed's hooks handle each gradient (ZeRO 3, or cuda_graphs=false), measured at 370m."""
-_WIRE_SHARE = (0.4, 0.8)
-"""Of the stated bandwidth, what collectives reach: the exchange comes after the backward pass, nothing hides it."""
+_WIRE_SHARE = (0.25, 0.75)
+"""Of the stated bandwidth, what the exchange reaches, which comes after the backward pass and which nothing hides; two
+H200s: 0.27 with 0.7 GB, 0.5 to 0.9 with 2.7 GB, waiting for the slower one included."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Speed:
 def estimate_speed(config: JobConfig, workers: Workers, price: PriceRow) -> Speed:
     """Estimate tokens per second.
 
-    A step takes as long as the worker with the most windows computes, and then the exchange: its bytes times
-    2 (n - 1) / n for a ring of n, over the link within a node, or the network between nodes.
+    A step takes as long as the worker with the most windows computes, and then the exchange, over the link within a
+    node, or the network between nodes.
     """
     low, high = (_step_s(config, workers, price, place) for place in (0, 1))
     alone = _step_s(config, Workers(1, workers.use_gpu, workers.cpus_per_worker), price, 0)
@@ -58,5 +59,5 @@ def _step_s(config: JobConfig, workers: Workers, price: PriceRow, place: int) ->
     if count == 1:
         return computing
     bandwidth = price.link_bytes_per_s if count <= price.devices_per_node else price.network_bytes_per_s
-    sent = estimate_wire(config, workers) * 2 * (count - 1) / count
+    sent = estimate_exchange(config, workers).link_bytes(count)
     return computing + sent / (bandwidth * _WIRE_SHARE[place])

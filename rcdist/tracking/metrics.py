@@ -37,7 +37,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("perf/mfu", "1", "Trained FLOP/s over the peak FLOP/s of all devices"),
     Metric("perf/step_s", "s", "Mean seconds per step since the last record"),
     Metric("perf/data_wait_s", "s", "Mean seconds per step that rank 0 waited for data"),
-    Metric("memory/peak_bytes", "bytes", "Peak memory of rank 0: of its device, or resident on CPU"),
+    Metric("memory/peak_bytes", "bytes", "Peak memory of rank 0: reserved on its device, or resident on CPU"),
     Metric("wire/bytes_per_step", "bytes", "Mean payload bytes per step that rank 0 hands to collectives"),
     Metric("wire/frozen_bytes_per_step", "bytes", "In the last step looked into, bytes of frozen values; must be 0"),
     Metric("wire/start_bytes", "bytes", "Bytes of the frozen tensors in Ray's store, times the nodes that hold them"),

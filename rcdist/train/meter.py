@@ -208,6 +208,8 @@ class Meter:
 
 def _peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        # Not what is allocated: a graph's memory is reserved for it, but allocated only while it is captured, which
+        # comes before the optimizer's moments.
+        return torch.cuda.max_memory_reserved(device)
     # ru_maxrss is in KiB on Linux: the peak resident size of this worker, imports included.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

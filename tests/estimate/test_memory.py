@@ -44,6 +44,25 @@ def test_the_estimate_is_within_a_tenth_of_what_was_measured(text: str) -> None:
     assert total == pytest.approx(MEASURED[text] * 1e6, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("preset", "stage", "windows", "workers", "measured"),
+    [
+        ("1.3b", 1, 8, 1, 56.82e9),
+        ("1.3b", 1, 8, 2, 53.34e9),
+        ("370m", 3, 16, 1, 40.26e9),
+        ("370m", 3, 16, 2, 37.03e9),
+    ],
+)
+def test_and_of_what_two_gpus_reserved(
+    preset: str, stage: int, windows: int, workers: int, measured: float
+) -> None:  # rcdist/benchmark/README.md, Scaling
+    given = [f"--config={preset}", f"--train.zero_stage={stage}", f"--train.micro_batch_size={windows}"]
+    given.append(f"--train.global_batch_tokens={workers * windows * 2048}")
+    config = read_config(given, "test", presets=ROOT / "jobs" / "configs")
+    total = estimate_memory(config, Workers(workers, True, 1.0)).describe()["total_bytes"]
+    assert total == pytest.approx(measured, rel=0.05)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("text", MEASURED)
 def test_and_of_what_is_measured_now(text: str, tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ import pytest
 import torch.multiprocessing as mp
 
 from rcdist.cluster import Workers
-from rcdist.estimate.wire import estimate_wire
+from rcdist.config.cli import read_config
+from rcdist.estimate.wire import estimate_exchange
 from rcdist.model.cost import count_parameters
 from rcdist.ports import free_ports
+from tests.conftest import ROOT
 from tests.estimate.wire_worker import CASES, WORLD_SIZE, job, run_rank
 
 WORKERS = Workers(WORLD_SIZE, False, 1.0)
@@ -24,8 +26,8 @@ def measured() -> Iterator[dict]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_the_estimate_is_what_is_sent(measured: dict, case: tuple[str, int, str, int]) -> None:
-    assert estimate_wire(job(*case), WORKERS) == measured[case]
+def test_the_estimate_is_what_is_sent(measured: dict, case: tuple[str, int, str, int, str]) -> None:
+    assert estimate_exchange(job(*case), WORKERS).handed_bytes == measured[case]
 
 
 def test_a_partition_is_rounded_up() -> None:
@@ -33,4 +35,17 @@ def test_a_partition_is_rounded_up() -> None:
     trained = count_parameters(config.architecture).trained
     # 148,416 numbers in two groups, cut into 5 parts each of an even size.
     assert trained == 148_416
-    assert 4 * trained * 1.2 < estimate_wire(config, Workers(5, False, 1.0)) - 56 < 4 * (trained * 1.2 + 5)
+    assert (
+        4 * trained * 1.2
+        < estimate_exchange(config, Workers(5, False, 1.0)).handed_bytes - 56
+        < 4 * (trained * 1.2 + 5)
+    )
+
+
+def test_a_large_model_at_stage_3_hands_over_what_gpus_did() -> None:
+    # Two H200s, 64 windows a worker in four micro-batches: rcdist/benchmark/README.md, Scaling.
+    for count, measured in ((1, 2_992_865_344), (2, 4_488_425_536)):
+        arguments = ["--config=370m", "--train.zero_stage=3", "--train.micro_batch_size=16"]
+        arguments.append(f"--train.global_batch_tokens={count * 64 * 2048}")
+        config = read_config(arguments, "test", presets=ROOT / "jobs" / "configs")
+        assert estimate_exchange(config, Workers(count, True, 1.0)).handed_bytes == measured

@@ -14,17 +14,29 @@ from rcdist.train.wire import WireMeter
 
 WORLD_SIZE = 2
 CASES = [
-    (plan, stage, precision, size)
+    (plan, stage, precision, size, "")
     for plan in ("T", "T cG@a")
     for stage in (0, 1, 2, 3)
     for precision in ("fp32", "bf16")
     for size in (8, 4)
 ]
-"""Plan, ZeRO stage, precision, windows of a micro-batch out of eight a worker."""
+"""Plan, ZeRO stage, precision, windows of a micro-batch out of eight a worker, and a name in RAW."""
+RAW = {
+    "": {},
+    "matrices let go": {"stage3_param_persistence_threshold": 1000},
+    "gathered twice": {
+        "stage3_param_persistence_threshold": 1000,
+        "stage3_max_reuse_distance": 150_000,
+        "stage3_prefetch_bucket_size": 0,
+    },
+}
+"""Settings of stage 3, under which a small model is treated as a large one is: 10^5 weights are little, 10^9 many."""
+CASES += [("T", 3, "bf16", size, name) for size in (8, 4) for name in RAW if name]
 
 
-def job(plan: str, stage: int, precision: str, size: int) -> JobConfig:
+def job(plan: str, stage: int, precision: str, size: int, raw: str = "") -> JobConfig:
     return JobConfig(
+        deepspeed={"zero_optimization": RAW[raw]} if raw else {},
         model={"num_layers": 2, "width": 64, "glu_width": 128, "vocab_size": 512},
         data={"seq_len": 64},
         reservoir={"plan": plan},

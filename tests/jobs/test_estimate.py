@@ -55,6 +55,7 @@ def test_a_node_type_that_has_room_and_one_that_has_not(capsys: pytest.CaptureFi
     assert err.count("\n") == 1 and 'cost.node_type="A10G": a worker takes 2' in err and "H100 would do" in err
 
 
-def test_bad_settings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_in_process("estimate.py", ["--model.width=3", "--json"]) == 2
+@pytest.mark.parametrize("given", ["--model.width=3", "--deepspeed={zero_optimization: 3}"])
+def test_bad_settings_are_one_line(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_in_process("estimate.py", [given, "--json"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
