@@ -68,6 +68,7 @@ def ray_session(config: JobConfig, *, log_to_driver: bool = True) -> Iterator[No
     if ray.is_initialized():
         yield
         return
+    stopping = signal.getsignal(signal.SIGTERM)
     address = find_address(config)
     if address:
         with _refusing(config):
@@ -89,8 +90,10 @@ def ray_session(config: JobConfig, *, log_to_driver: bool = True) -> Iterator[No
                 log_to_driver=log_to_driver,
             )
     if threading.current_thread() is threading.main_thread():
-        # Ray's native handler of SIGTERM prints a stack trace, and aborts the process 3 s later.
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
+        # Ray's native handler of SIGTERM prints a stack trace, and aborts the process 3 s later; its handler in Python
+        # raises SystemExit, which ends the process with 1 while it waits in ray.get.
+        ours = stopping if callable(stopping) else signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, ours or signal.SIG_DFL)
     try:
         yield
     finally:

@@ -3,13 +3,18 @@
 import contextlib
 import logging
 import os
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from rcdist.errors import ClusterError, ConfigError
 from rcdist.exits import find_cause, run_main
 from rcdist.printing import printed_log
+from tests.conftest import ROOT, RayHead
 
 
 @pytest.mark.parametrize(
@@ -63,3 +68,44 @@ def test_arguments_that_are_not_utf_8_are_one_line(capsys: pytest.CaptureFixture
     )
     assert not calls
     assert run_main(calls.append, ["--name=ä"]) == 0 and calls == [["--name=ä"]]
+
+
+WAITING = """
+import sys, time
+from pathlib import Path
+import ray
+from rcdist.cluster import ray_session
+from rcdist.config import JobConfig
+from rcdist.exits import run_job
+
+def wait():
+    time.sleep(100)
+
+def main(argv):
+    with ray_session(JobConfig(cluster={"address": argv[0]})):
+        waiting = ray.remote(num_cpus=0)(wait).remote()
+        Path(argv[1]).touch()
+        ray.get(waiting)
+
+run_job(main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_ray_is_waited_for_is_a_stop(ray_head: RayHead, tmp_path: Path, number: int) -> None:
+    waits = tmp_path / "waits"
+    command = [sys.executable, "-c", WAITING, ray_head.address, str(waits)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 100
+        while not waits.exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(0.5)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 143 and error.endswith("stopped\n"), error

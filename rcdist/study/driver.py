@@ -24,7 +24,6 @@ from rcdist.study.worker import read_result, train_and_measure
 from rcdist.tracking.mlflow import check_server, start_or_continue
 from rcdist.tracking.mlflow_runs import STUDY, log_values, set_tags, terminate
 from rcdist.tracking.tracker import RunStatus, Tracker
-from rcdist.trainer import follow
 
 logger = logging.getLogger("rcdist")
 
@@ -97,8 +96,7 @@ def train_study(config: StudyConfig, say: Callable[[str], None]) -> None:
         status: RunStatus = "KILLED"
         pool = _Pool(config, tracker.run_id, room, began, say)
         try:
-            # In a thread: while the main thread waits for Ray, a SIGTERM ends it as Ray likes.
-            follow(lambda: pool.work(left), lambda: None)
+            pool.work(left)
             failed = pool.failed
             missing = [run.config.name for run in left if read_result(run.config) is None]
             status = "FAILED" if failed else "KILLED" if missing else "FINISHED"
