@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ from rcdist.tracking.gauges import gauge_name
 from rcdist.tracking.metrics import METRICS
 from tests.conftest import ROOT
 from tests.jobs.run import list_workers, small_arguments
+from tests.waiting import wait_for
 
 FOLDER = ROOT / "dashboards"
 BOARDS = sorted((FOLDER / "grafana").glob("*.json"))
 _OURS = re.compile(r"ray_(rcdist_[a-z_]+)")
-_WAIT_S = 150.0
 
 needs_prometheus = pytest.mark.skipif(shutil.which("promtool") is None, reason="needs Debian's package prometheus")
 
@@ -109,15 +109,6 @@ class Prometheus:
         """Say whether the alert that a run stands still fires."""
         labels = [alert["labels"] for alert in self.ask("alerts")["alerts"] if alert["state"] == "firing"]
         return any(each["alertname"] == "RunStalled" and each.get("run") == run for each in labels)
-
-
-def wait_for(condition: Callable[[], bool], *jobs: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + _WAIT_S
-    while not condition():
-        for job in jobs:
-            assert job.poll() in (None, 0), job.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")

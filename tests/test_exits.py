@@ -15,6 +15,7 @@ from rcdist.errors import ClusterError, ConfigError
 from rcdist.exits import find_cause, run_main
 from rcdist.printing import printed_log
 from tests.conftest import ROOT, RayHead
+from tests.waiting import wait_for
 
 
 @pytest.mark.parametrize(
@@ -99,10 +100,7 @@ def test_a_signal_while_ray_is_waited_for_is_a_stop(ray_head: RayHead, tmp_path:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 100
-        while not waits.exists():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for(waits.exists, process)
         time.sleep(0.5)
         process.send_signal(number)
         _, error = process.communicate(timeout=60)

@@ -4,8 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from rcdist.checkpoint.find import find_checkpoints
 from rcdist.tracking.jsonl import MetricsLog
 from tests.conftest import ROOT
 from tests.jobs.run import small_arguments
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -37,14 +37,6 @@ def start(cluster: LocalCluster, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "jobs" / "pretrain.py"), *arguments]
     environment = {**os.environ, **cluster.environment}
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def wait_for(condition: Callable[[], bool], job: subprocess.Popen[str] | None = None) -> None:
-    """Wait until something is so, but no longer than a job lives."""
-    deadline = time.monotonic() + _WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline and (job is None or job.poll() is None), job and job.communicate()[0]
-        time.sleep(0.2)
 
 
 def num_nodes(cluster: LocalCluster) -> int:

@@ -9,7 +9,7 @@ import subprocess
 import sysconfig
 import time
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +22,13 @@ from rcdist.checkpoint.find import find_newest_valid
 from rcdist.tracking.jsonl import MetricsLog
 from tests.conftest import ROOT
 from tests.jobs.run import list_workers, small_arguments, small_config
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "HF_TOKEN")
 """Variables of the nodes that hold what nobody may read."""
 STOP_WAIT_S = 60
-_WAIT_S = 150.0
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,18 @@ def test_it_runs_without_a_checkout_stops_with_a_checkpoint_and_tells_no_secret(
         },
     )
     config = small_config(tmp_path / "storage")
+
+    def has_records() -> bool:
+        assert not client.get_job_status(job).is_terminal(), client.get_job_logs(job)
+        return bool(MetricsLog(config.run_dir).read())
+
     try:
-        wait_for(lambda: bool(MetricsLog(config.run_dir).read()), client, job)
+        wait_for(has_records)
         workers = list_workers(bare.cluster)
         assert workers and all(bare.planted in worker.environ().values() for worker in workers)
     finally:
         client.stop_job(job)
-    wait_for(lambda: client.get_job_status(job).is_terminal(), client)
+    wait_for(lambda: client.get_job_status(job).is_terminal())
     assert client.get_job_status(job) == "STOPPED"
     log = client.get_job_logs(job)
     found = find_newest_valid(config.run_dir)
@@ -115,12 +120,3 @@ def test_it_runs_without_a_checkout_stops_with_a_checkpoint_and_tells_no_secret(
         places |= {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert len(places) > 20
     assert [place for place, content in places.items() if bare.planted.encode() in content] == []
-
-
-def wait_for(condition: Callable[[], bool], client: JobSubmissionClient, job: str | None = None) -> None:
-    deadline = time.monotonic() + _WAIT_S
-    while not condition():
-        if job is not None:
-            assert not client.get_job_status(job).is_terminal(), client.get_job_logs(job)
-        assert time.monotonic() < deadline, job and client.get_job_logs(job)
-        time.sleep(0.5)

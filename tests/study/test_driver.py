@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from rcdist.study.results import QUALITY, read_study
 from rcdist.study.worker import RESULT, read_result
 from tests.conftest import ROOT
 from tests.study.small import ARMS, small_study
+from tests.waiting import wait_for
 
 
 def test_runs_are_seed_by_seed_and_of_the_arms_asked_for(tmp_path: Path) -> None:
@@ -93,13 +93,10 @@ def test_an_interrupted_study_says_so_and_goes_on(tmp_path: Path) -> None:
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     client = MlflowClient(config.tracking_uri)
     try:
-        deadline = time.monotonic() + 300
-        while (
-            not (config.run_config("T", 0).run_dir / "metrics.jsonl").exists()
-            or read_result(config.run_config("U", 0)) is None
-        ):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.5)
+        records = config.run_config("T", 0).run_dir / "metrics.jsonl"
+        wait_for(
+            lambda: records.exists() and read_result(config.run_config("U", 0)) is not None, process, timeout_s=300
+        )
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == EXIT_STOPPED
     finally:

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from rcdist.sweep.settings import SweepConfig
 from rcdist.sweep.trials import Trial
 from tests.conftest import ROOT, RayHead
 from tests.jobs.run import small_config
+from tests.waiting import wait_for
 
 GRID: dict[str, Any] = {"reservoir": {"plan": {"letters": ["c", "G"], "pattern": ["x", "T x"]}}}
 OBJECTIVES = ["eval/bits_per_byte", "model/train_flops"]
@@ -134,10 +134,7 @@ def test_killed_and_started_again_it_ends_as_if_unbroken(
     environment = os.environ | {"RAY_ADDRESS": ray_head.address}
     journal = tmp_path / "sweeps" / "grid" / "trials.jsonl"
     first = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and (not journal.exists() or journal.read_text().count('"finished"') < 2):
-        assert first.poll() is None, first.stdout.read() if first.stdout else ""
-        time.sleep(0.1)
+    wait_for(lambda: journal.exists() and journal.read_text().count('"finished"') >= 2, first, every_s=0.1)
     first.send_signal(signal.SIGKILL)
     first.wait()
     finished_before = {json.loads(line)["number"] for line in journal.read_text().splitlines() if '"finished"' in line}
