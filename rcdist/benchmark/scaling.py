@@ -68,9 +68,7 @@ def measure_scaling(
         for number in numbers:
             # A folder for each: a checkpoint of 1.3b is 19 GB.
             with tempfile.TemporaryDirectory() as folder:
-                text = Path(folder) / "text.txt"
-                text.write_text(_make_text())
-                config = _settings(base, text, stage, number, _Windows(windows, micro_batch), steps, device)
+                config = _settings(base, Path(folder), stage, number, _Windows(windows, micro_batch), steps, device)
                 row = found[f"stage {stage}, {number} workers"] = _run(script, config)
             # A run may take minutes, and one that fails must not cost what the others have found.
             print(f"stage {stage}, {number} workers: {json.dumps(row)}", file=sys.stderr, flush=True)
@@ -82,14 +80,16 @@ def measure_scaling(
     return {"scaling": found}
 
 
-def _make_text(words: int = 400_000) -> str:
+def _write_text(path: Path, words: int) -> str:
     chosen = random.Random(0)
-    return "\n".join(" ".join(chosen.choices(("it", "was", "a", "truth"), k=100)) for _ in range(words // 100))
+    lines = (" ".join(chosen.choices(("it", "was", "a", "truth"), k=100)) for _ in range(words // 100))
+    path.write_text("\n".join(lines))
+    return str(path)
 
 
 def _settings(
     preset: JobConfig,
-    text: Path,
+    folder: Path,
     stage: int,
     number: int,
     windows: _Windows,
@@ -98,7 +98,12 @@ def _settings(
 ) -> JobConfig:
     is_gpu = device.type == "cuda"
     base = preset.model_dump(mode="json")
-    data = {"train": [str(text)], "validation": [str(text)], "streaming": False, "seq_len": base["data"]["seq_len"]}
+    data = {
+        "train": [_write_text(folder / "train.txt", 400_000)],
+        "validation": [_write_text(folder / "validation.txt", 4_000)],  # a run ends with an evaluation of all of it
+        "streaming": False,
+        "seq_len": base["data"]["seq_len"],
+    }
     train = base["train"] | {
         "steps": steps,
         "zero_stage": stage,
@@ -111,7 +116,7 @@ def _settings(
     cores = os.cpu_count() or 1
     tree = {
         "name": f"scaling-{stage}-{number}",
-        "storage_path": str(text.parent),
+        "storage_path": str(folder),
         "model": base["model"],
         "reservoir": base["reservoir"],
         "tokenizer": {"kind": "bytes"},
