@@ -11,7 +11,7 @@ from rcdist.checkpoint.resize import converted
 from rcdist.config import JobConfig
 from rcdist.data.loader import MicroBatch
 from rcdist.train.engine import Engine
-from tests.train.zero_worker import SEQ_LEN, WINDOWS, build_model, join_group, micro_batch, windows
+from tests.train.zero_worker import SEQ_LEN, WINDOWS, build_model, micro_batch, windows
 
 SAVED_AT, LAST = 4, 8
 
@@ -60,14 +60,6 @@ def run(config: JobConfig, folder: Path, saves: bool) -> dict[str, list[float]]:
     return {"unbroken": unbroken, "went back": train(engine, SAVED_AT)}
 
 
-def run_rank(
-    rank: int, world_size: int, port: int, jobs: dict[str, JobConfig], root: str, saves: bool, results: Any
-) -> None:
-    """Run every job in one process of a gloo group; rank 0 puts the losses into `results`."""
-    join_group(rank, world_size, port)
-    for name, config in jobs.items():
-        losses = run(config, Path(root) / name, saves)
-        if rank == 0:
-            results[f"{name} {world_size}"] = losses
-    dist.barrier()
-    dist.destroy_process_group()
+def run_each(jobs: dict[str, JobConfig], root: str, saves: bool) -> dict[str, Any]:
+    """Run every job in one process of a group; return the losses under its name and the number of processes."""
+    return {f"{name} {dist.get_world_size()}": run(config, Path(root) / name, saves) for name, config in jobs.items()}

@@ -1,15 +1,13 @@
 """A checkpoint of two processes goes on with 1, 3 and 4 at every ZeRO stage, and again with two; real gloo groups."""
 
-import multiprocessing
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch.multiprocessing as mp
 
-from rcdist.ports import free_ports
-from tests.checkpoint.resize_worker import run_rank
+from tests.checkpoint.resize_worker import run_each
+from tests.processes import run_group
 from tests.train.conftest import names
 from tests.train.zero_worker import job
 
@@ -28,12 +26,11 @@ def losses(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     sizes = sorted({found["size"] for found in chosen if "size" in found})
     root = str(tmp_path_factory.mktemp("saved"))
     before = set(Path(tempfile.gettempdir()).glob("rcdist-universal-*"))
-    with multiprocessing.get_context("spawn").Manager() as manager:
-        results: Any = manager.dict()
-        for size, saves in ((2, True), *((size, False) for size in sizes)):
-            mp.spawn(run_rank, args=(size, free_ports(1)[0], jobs, root, saves, results), nprocs=size)
-        assert set(Path(tempfile.gettempdir()).glob("rcdist-universal-*")) <= before
-        return dict(results)
+    results: dict[str, Any] = {}
+    for size, saves in ((2, True), *((size, False) for size in sizes)):
+        results |= run_group(run_each, size, jobs, root, saves)
+    assert set(Path(tempfile.gettempdir()).glob("rcdist-universal-*")) <= before
+    return results
 
 
 @pytest.mark.parametrize("name", names(*EVERY, some=SOME))

@@ -1,27 +1,21 @@
 """Bytes on the wire: what is estimated is what real processes hand to collectives, to the byte."""
 
-from collections.abc import Iterator
-
 import pytest
-import torch.multiprocessing as mp
 
 from rcdist.cluster import Workers
 from rcdist.config.cli import read_config
 from rcdist.estimate.wire import estimate_exchange
 from rcdist.model.cost import count_parameters
-from rcdist.ports import free_ports
 from tests.conftest import ROOT
-from tests.estimate.wire_worker import CASES, WORLD_SIZE, job, run_rank
+from tests.estimate.wire_worker import CASES, WORLD_SIZE, job, measure
+from tests.processes import run_group
 
 WORKERS = Workers(WORLD_SIZE, False, 1.0)
 
 
 @pytest.fixture(scope="module")
-def measured() -> Iterator[dict]:
-    with mp.get_context("spawn").Manager() as manager:
-        results = manager.dict()
-        mp.spawn(run_rank, args=(free_ports(1)[0], results), nprocs=WORLD_SIZE)
-        yield dict(results)
+def measured() -> dict[tuple[str, int, str, int, str], int]:
+    return run_group(measure, WORLD_SIZE)
 
 
 @pytest.mark.slow

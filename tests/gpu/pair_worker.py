@@ -1,6 +1,5 @@
 """One process of the tests of two GPUs: train, save, go on in another number, and count what travels."""
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,23 +15,17 @@ SAVED_AT, SAVED_AGAIN_AT, LAST = 4, 6, 8
 Part = Literal["all", "goes on", "goes on again"]
 
 
-def run_rank(rank: int, world_size: int, port: int, stages: list[int], root: str, part: Part, results: Any) -> None:
-    """Run a part of each stage's training in one process of an NCCL group; rank 0 puts what it measured into `results`.
+def run_each(stages: list[int], root: str, part: Part) -> dict[str, Any]:
+    """Run a part of each stage's training in one process of a group and return what it measured.
 
     Args:
         part: all: from the start to the last step, saving on the way. goes on: from what was saved, saving again. goes
             on again: from that.
     """
-    os.environ |= {"DS_ACCELERATOR": "cuda", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
-    torch.cuda.set_device(rank)
-    dist.init_process_group("nccl", rank=rank, world_size=world_size, device_id=torch.device("cuda", rank))
-    for stage in stages:
-        found = _run(stage, rank, world_size, Path(root) / str(stage), part)
-        if rank == 0:
-            results[f"{stage} {world_size} {part}"] = found
-    dist.barrier()
-    dist.destroy_process_group()
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    return {
+        f"{stage} {world_size} {part}": _run(stage, rank, world_size, Path(root) / str(stage), part) for stage in stages
+    }
 
 
 def _run(stage: int, rank: int, world_size: int, folder: Path, part: Part) -> dict[str, Any]:

@@ -1,14 +1,12 @@
 """Two GPUs against one at every ZeRO stage, and a run that goes on with one and with two again; skipped elsewhere."""
 
-import multiprocessing
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
-from rcdist.ports import free_ports
-from tests.gpu.pair_worker import LAST, SAVED_AGAIN_AT, run_rank
+from tests.gpu.pair_worker import LAST, SAVED_AGAIN_AT, run_each
+from tests.processes import run_group
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")]
 
@@ -20,11 +18,10 @@ TOLERANCE = 0.01
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = str(tmp_path_factory.mktemp("saved"))
-    with multiprocessing.get_context("spawn").Manager() as manager:
-        results: Any = manager.dict()
-        for size, part in ((2, "all"), (1, "all"), (1, "goes on"), (2, "goes on again")):
-            mp.spawn(run_rank, args=(size, free_ports(1)[0], STAGES, root, part, results), nprocs=size)
-        return dict(results)
+    results: dict[str, Any] = {}
+    for size, part in ((2, "all"), (1, "all"), (1, "goes on"), (2, "goes on again")):
+        results |= run_group(run_each, size, STAGES, root, part, backend="nccl")
+    return results
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from rcdist.ports import free_ports
-from tests.train.zero_worker import run_rank
+from tests.processes import run_group
+from tests.train.zero_worker import run_each
 
 
 @pytest.fixture(scope="module")
@@ -17,10 +17,7 @@ def zero(request: pytest.FixtureRequest) -> dict[str, Any]:
     items = [item for item in request.session.items if item.path == request.path]
     parameters = [item.callspec.params for item in items if "zero" in getattr(item, "fixturenames", ())]
     names = sorted({found[key] for found in parameters for key in ("name", "like") if key in found})
-    with mp.get_context("spawn").Manager() as manager:
-        results = manager.dict()
-        mp.spawn(run_rank, args=(2, free_ports(1)[0], names, results), nprocs=2)
-        return dict(results)
+    return run_group(run_each, 2, names)
 
 
 @pytest.fixture(scope="module")

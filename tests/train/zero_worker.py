@@ -1,6 +1,5 @@
 """One process of the ZeRO tests: trains a small model under DeepSpeed, or without it, and returns what it measured."""
 
-import os
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -234,20 +233,6 @@ def run_named(name: str) -> Any:
     return train_under_zero(job(stage, **settings[arithmetic]), is_flat=kind != arithmetic)
 
 
-def run_rank(rank: int, world_size: int, port: int, names: list[str], results: Any) -> None:
-    """Do everything named in one process of a gloo group; rank 0 puts the outcomes into `results`."""
-    join_group(rank, world_size, port)
-    for name in names:
-        outcome = run_named(name)
-        if rank == 0:
-            results[name] = outcome
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def join_group(rank: int, world_size: int, port: int) -> None:
-    """Make this process one of a gloo group, with one thread."""
-    os.environ |= {"DS_ACCELERATOR": "cpu", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+def run_each(names: list[str]) -> dict[str, Any]:
+    """Do everything named, in one process of a group."""
+    return {name: run_named(name) for name in names}
