@@ -52,7 +52,7 @@ def test_decode(run: Run) -> None:
     assert found["resident_bytes"].keys() == {"ours after 3", "ours after 30", "llama_bf16"}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_serve(run: Run) -> None:
     found = run("serve", "--seconds", "1", "--clients", "4", "--decoded", "20", "--vocab_size", "300")
     assert found["requests"] > 5 and found["failed"] == found["unlike_offline"] == 0

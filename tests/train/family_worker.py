@@ -86,9 +86,9 @@ BROADCAST = ReservoirConfig(plan="fcgoGUD@a", topology="dense")
 
 
 def broadcast_job(stage: int) -> JobConfig:
-    """Return a run whose bank is large beside everything else that is sent at the start: 12.8 million weights."""
+    """Return a run whose bank is large beside everything else that is sent at the start: 3.2 million weights."""
     return JobConfig(
-        model={"num_layers": 2, "width": 1024, "glu_width": 2816, "vocab_size": 64},
+        model={"num_layers": 2, "width": 512, "glu_width": 1408, "vocab_size": 64},
         reservoir=BROADCAST.model_dump(),
         data={"seq_len": SEQ_LEN},
         train={"global_batch_tokens": WINDOWS * SEQ_LEN, "micro_batch_size": 1, "zero_stage": stage},

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
-WEIGHTS = 4 * 1024**2 + 3 * 1024 * 2816
+WEIGHTS = 4 * 512**2 + 3 * 512 * 1408
 
 
 @dataclass
