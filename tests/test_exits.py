@@ -98,7 +98,10 @@ def test_a_signal_while_ray_is_waited_for_is_a_stop(ray_head: RayHead, tmp_path:
     waits = tmp_path / "waits"
     command = [sys.executable, "-c", WAITING, ray_head.address, str(waits)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    # What a script starts in the background ignores Ctrl-C, this suite for one, and all it starts does too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     try:
         wait_for(waits.exists, process)
         time.sleep(0.5)

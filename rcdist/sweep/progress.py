@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from rcdist.report.runs import LABELS, change
 from rcdist.sweep.capacity import Capacity
 from rcdist.sweep.folder import SweepFolder
-from rcdist.sweep.results import describe_trial, hypervolumes, read_result, write_tables
+from rcdist.sweep.results import SweepResult, describe_trial, read_result, write_tables
 from rcdist.sweep.settings import SweepConfig
 from rcdist.sweep.trials import BASELINE, OPEN, Journal, Trial, front_of, searched
 from rcdist.tracking.gauges import Gauges
@@ -69,14 +69,13 @@ class Progress:
                 self._on_trial(trial)
         if not new:
             return
-        self._show()
-        trials = self._journal.trials
-        volumes = hypervolumes(trials, self._config.sweep.objectives)
-        record = {"sweep/trials": float(len(self._seen)), "sweep/failed_trials": float(_count_failed(trials))}
-        record |= {"sweep/hypervolume": volumes[-1]} if volumes else {}
+        result = read_result(self._config, self._folder.path, self._journal.trials)
+        self._show(result)
+        record = {"sweep/trials": float(len(self._seen)), "sweep/failed_trials": float(_count_failed(result.trials))}
+        record |= {} if result.hypervolume is None else {"sweep/hypervolume": result.hypervolume}
         self._tracker.log(len(self._seen), record, int(time.time() * 1000))
-        write_tables(self._config, read_result(self._config, self._folder.path, trials))
-        front = self._numbers()
+        write_tables(self._config, result)
+        front = [trial.number for trial in result.front]
         if front != self._front:
             self._front = front
             logger.info("front: %s", self._format_front())
@@ -85,10 +84,9 @@ class Progress:
         """Say that the search has ended."""
         self._gauges.close()
 
-    def _show(self) -> None:
+    def _show(self, result: SweepResult) -> None:
         """Show dashboards how far the search is, and what it has cost."""
-        trials, settings = self._journal.trials, self._config.sweep
-        volumes = hypervolumes(trials, settings.objectives)
+        trials, settings = result.trials, self._config.sweep
         shown = {
             "run/active": 1.0,
             "run/step": float(len(self._seen)),
@@ -96,16 +94,15 @@ class Progress:
             "run/record_time_s": time.time(),
             "sweep/trials": float(len(self._seen)),
             "sweep/failed_trials": float(_count_failed(trials)),
-            "sweep/hypervolume": volumes[-1] if volumes else None,
+            "sweep/hypervolume": result.hypervolume,
             "cost/usd": sum(trial.used_usd for trial in trials),
             "cost/device_s": sum(trial.used_s for trial in trials),
             "cost/budget_usd": settings.budget_usd,
             "cost/budget_device_s": settings.budget_device_s,
         }
-        front = front_of(trials, settings.objectives)
         for place, name in enumerate(settings.objectives):
-            if front:
-                shown[f"sweep/objective/{name}"] = min(trial.point(settings.objectives)[place] for trial in front)
+            if result.front:
+                shown[f"sweep/objective/{name}"] = min(t.point(settings.objectives)[place] for t in result.front)
         self._gauges.set({name: value for name, value in shown.items() if value is not None})
 
     def _numbers(self) -> list[int]:

@@ -1,6 +1,7 @@
 """What a search leaves: front.csv, trials.csv, front.png, report.html, and the same on its run in MLflow."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, get_args
 
 from rcdist.config.plan import parse_plan
 from rcdist.report.csv_text import format_csv
-from rcdist.report.pareto import hypervolume
+from rcdist.report.pareto import Point, hypervolume
 from rcdist.report.runs import LABELS, CurvePoint, ReportRun, change
 from rcdist.report.statistics import area_under_curve
 from rcdist.storage import try_write
@@ -33,14 +34,14 @@ class SweepResult:
         objectives: names.
         trials: all, by number.
         front: the finished trials that no other dominates, the best quality first.
-        hypervolume: that the front dominates, below MARGIN times the baseline; 0 without a baseline.
+        hypervolume: the share that the front dominates below MARGIN times the baseline; None without a baseline.
     """
 
     folder: Path
     objectives: Sequence[str]
     trials: Sequence[Trial]
     front: Sequence[Trial]
-    hypervolume: float
+    hypervolume: float | None
 
     def describe(self) -> str:
         """Return the front as a table for people, with the baseline, and where the files are."""
@@ -95,9 +96,10 @@ def _format(value: Any) -> str:
 
 def read_result(config: SweepConfig, folder: Path, trials: Sequence[Trial]) -> SweepResult:
     """Return the front of the trials."""
-    objectives = config.sweep.objectives
-    volumes = hypervolumes(trials, objectives)
-    return SweepResult(folder, objectives, list(trials), front_of(trials, objectives), volumes[-1] if volumes else 0.0)
+    objectives, done = config.sweep.objectives, searched(trials)
+    reference = _find_reference(done, objectives)
+    volume = None if reference is None else _share([trial.point(objectives) for trial in done], reference)
+    return SweepResult(folder, objectives, list(trials), front_of(trials, objectives), volume)
 
 
 def hypervolumes(trials: Sequence[Trial], objectives: Sequence[str]) -> list[float]:
@@ -106,13 +108,20 @@ def hypervolumes(trials: Sequence[Trial], objectives: Sequence[str]) -> list[flo
     1 would be a front that reaches 0 in every objective.
     """
     done = searched(trials)
-    baseline = next((trial for trial in done if trial.number == BASELINE), None)
-    if baseline is None:
+    reference = _find_reference(done, objectives)
+    if reference is None:
         return []
-    reference = tuple(MARGIN * value for value in baseline.point(objectives))
-    box = reference[0] * (reference[1] if len(reference) > 1 else 1.0)
     points = [trial.point(objectives) for trial in done]
-    return [hypervolume(points[: i + 1], reference) / box for i in range(len(points))]
+    return [_share(points[: i + 1], reference) for i in range(len(points))]
+
+
+def _find_reference(done: Sequence[Trial], objectives: Sequence[str]) -> Point | None:
+    baseline = next((trial for trial in done if trial.number == BASELINE), None)
+    return None if baseline is None else tuple(MARGIN * value for value in baseline.point(objectives))
+
+
+def _share(points: Sequence[Point], reference: Point) -> float:
+    return hypervolume(points, reference) / math.prod(reference)
 
 
 def find_areas(trials: Sequence[Trial], objectives: Sequence[str]) -> dict[int, float]:
