@@ -13,7 +13,7 @@ from pathlib import Path
 from rcdist.address import find_address, given_address
 from rcdist.config import JobConfig
 from rcdist.errors import ClusterError
-from rcdist.ports import free_ports
+from rcdist.ports import free_port
 
 WORKERS_ON_CPU = 2
 """Workers of a run without GPUs: enough to exercise everything that is distributed."""
@@ -77,7 +77,7 @@ def ray_session(config: JobConfig, *, log_to_driver: bool = True) -> Iterator[No
         cpus = max(os.cpu_count() or 1, WORKERS_ON_CPU)
         # With the dashboard, on loopback, because Ray Train's clean-up of placement groups asks its State API. It would
         # look for one, and take none where several runs have a Ray each: all that Ray starts inherits where ours is.
-        (port,) = free_ports(1)
+        port = free_port()
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
         _give_token()
         with _refusing(config):

@@ -1,25 +1,26 @@
-"""Free ports of this machine, for processes that are started side by side."""
+"""Free ports of this machine, for servers that start seconds later."""
 
 import random
 import socket
 
+_RANGE = range(20_000, 32_000)
+"""Above those that Ray gives its workers, below those that Linux gives to outgoing connections and to servers that ask
+for any: nobody else takes one by chance meanwhile."""
+
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nothing listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [int(sock.getsockname()[1]) for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()
-
-
-def server_port() -> int:
-    """Return a port for a server that starts seconds later: none that Ray or an outgoing connection takes by chance."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
+    """Return different ports that nothing listens on now."""
+    found: set[int] = set()
+    while len(found) < count:
+        port = random.SystemRandom().choice(_RANGE)
         try:
             socket.create_server(("127.0.0.1", port)).close()
         except OSError:
             continue
-        return port
+        found.add(port)
+    return list(found)
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on now."""
+    return free_ports(1)[0]

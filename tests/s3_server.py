@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rcdist.bucket import open_bucket
-from rcdist.ports import server_port
+from rcdist.ports import free_port
 
 BUCKET = "rcdist-test"
 
@@ -23,7 +23,7 @@ class S3Server:
         environment: what a process needs to reach it.
     """
 
-    port: int = field(default_factory=server_port)
+    port: int = field(default_factory=free_port)
 
     @property
     def environment(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ from rcdist.address import find_address
 from rcdist.cluster import is_local
 from rcdist.config import JobConfig
 from rcdist.errors import EXIT_BAD_CONFIG, EXIT_DOES_NOT_FIT, ClusterError, RcdistError
-from rcdist.ports import free_ports
+from rcdist.ports import free_port
 from tests.conftest import ROOT, RayHead
 
 
@@ -50,7 +50,7 @@ def test_what_is_no_address_of_a_cluster(address: str, part: str, monkeypatch: p
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "nosuch.invalid", "é" * 70])
 def test_nobody_is_there(host: str) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     with pytest.raises(ClusterError, match=r"nothing answers at .*\. Start the cluster") as caught:
         find_address(config(f"{host}:{port}"))
     assert caught.value.exit_code == EXIT_DOES_NOT_FIT

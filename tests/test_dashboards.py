@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from rcdist.chaos.local_cluster import LocalCluster
-from rcdist.ports import server_port
+from rcdist.ports import free_port
 from rcdist.tracking.gauges import gauge_name
 from rcdist.tracking.metrics import METRICS
 from tests.conftest import ROOT
@@ -132,7 +132,7 @@ def prometheus(cluster: LocalCluster, tmp_path: Path) -> Iterator[Prometheus]:
     rules = (FOLDER / "alerts.yml").read_text()
     assert rules.count("> 900") == 1
     (tmp_path / "alerts.yml").write_text(rules.replace("> 900", "> 8"))
-    port = server_port()
+    port = free_port()
     command = ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
     command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

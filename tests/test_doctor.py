@@ -16,7 +16,7 @@ from rcdist.doctor.nodes import judge_node, look_from_node
 from rcdist.doctor.stores import find_mlflow, find_storage
 from rcdist.errors import EXIT_BAD_CONFIG, EXIT_DONE
 from rcdist.ops import native
-from rcdist.ports import free_ports
+from rcdist.ports import free_port
 from tests.conftest import RayHead
 from tests.jobs.run import run_in_process, run_job_script
 from tests.s3_server import BUCKET, s3_server
@@ -52,7 +52,7 @@ def test_a_healthy_cluster_has_no_problem(
 
 @pytest.mark.slow
 def test_an_address_that_nobody_answers_at_and_settings_that_deepspeed_refuses(tmp_path: Path) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     arguments = [f"--storage_path={tmp_path}", f"--cluster.address=127.0.0.1:{port}", "--json"]
     arguments += ["--deepspeed={zero_optimization: 3}"]
     code, output, error = run_job_script("doctor.py", arguments)
@@ -104,7 +104,7 @@ def test_a_bucket_that_cannot_be_written_and_one_that_can(tmp_path: Path, monkey
 
 
 def test_a_tracking_server_that_is_not_there() -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     config = JobConfig(tracking={"uri": f"http://127.0.0.1:{port}", "timeout_s": 2})
     (found,) = problems(list(guarded("mlflow", lambda: find_mlflow(config))))
     assert f"127.0.0.1:{port}" in found and found.startswith("PROBLEM  mlflow")

@@ -146,7 +146,6 @@ TESTED_ELSEWHERE = {
     "rcdist/sweep/publish": "sweep/test_results",
     "rcdist/sweep/settings": "jobs/test_sweep",
     "rcdist/sweep/trial": "sweep/test_driver",
-    "rcdist/ports": "every cluster of the tests",
     "rcdist/tracking/samples": "chaos/test_verdict",
     "rcdist/train/collectives": "train/test_broadcast",
     "rcdist/train/evaluate": "jobs/test_pretrain",

@@ -14,7 +14,7 @@ import torch
 from rcdist.benchmark.pairs import ratio
 from rcdist.config import JobConfig
 from rcdist.config.cli import dump_config
-from rcdist.ports import free_ports
+from rcdist.ports import free_port
 from rcdist.tracking.jsonl import MetricsLog
 
 _FIRST = 10
@@ -82,7 +82,7 @@ def _run_job(script: Path, storage: str, name: str, workers: int, steps: int) ->
 
 
 def _bare(workers: int, device: torch.device, steps: int) -> float:
-    (port,) = free_ports(1)
+    port = free_port()
     config = _config(tempfile.gettempdir(), "bare", workers, steps).model_dump(mode="json")
     request = json.dumps({"config": config, "first": _FIRST, "device": device.type})
     started = []

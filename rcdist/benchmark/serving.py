@@ -20,7 +20,7 @@ from rcdist.inference.folder import write_packed
 from rcdist.inference.generate import Sampling, generate_text
 from rcdist.model.lm import LanguageModel
 from rcdist.model.reservoir import build_bank
-from rcdist.ports import server_port
+from rcdist.ports import free_port
 from rcdist.serve.deployment import load_served
 from rcdist.storage import new_folder
 
@@ -69,7 +69,7 @@ def measure_serving(
             "".join(generate_text(loaded.model, loaded.tokenizer, prompt, max_tokens=tokens, sampling=greedy))
             for prompt in _PROMPTS
         ]
-        port = server_port()
+        port = free_port()
         command = [sys.executable, str(script), f"--model={folder}", f"--port={port}", f"--max_running={clients}"]
         with (Path(below) / "log").open("w+") as log:
             server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)

@@ -8,7 +8,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from rcdist.ports import free_ports
+from rcdist.ports import free_port
 
 _START_S = 120.0
 
@@ -23,7 +23,7 @@ class MlflowServer:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._port = free_ports(1)[0]
+        self._port = free_port()
         self.uri = f"http://127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 

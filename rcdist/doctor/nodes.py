@@ -109,9 +109,9 @@ class _Rank:
         """Return an address that the other can reach."""
         import ray
 
-        from rcdist.ports import server_port
+        from rcdist.ports import free_port
 
-        return f"tcp://{ray.util.get_node_ip_address()}:{server_port()}"
+        return f"tcp://{ray.util.get_node_ip_address()}:{free_port()}"
 
     def add(self, rank: int, address: str, backend: str) -> float:
         """Return 1 + 2."""

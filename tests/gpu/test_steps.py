@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from rcdist.ops.replay import Replay
-from rcdist.ports import free_ports
+from rcdist.ports import free_port
 from tests.train.zero_worker import SEQ_LEN, WINDOWS, build_model, job, micro_batch, windows
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
@@ -23,7 +23,7 @@ STEPS = 6
 @pytest.fixture(scope="module", autouse=True)
 def _one_rank() -> Iterator[None]:
     os.environ |= {"DS_ACCELERATOR": "cuda", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}  # for DeepSpeed
-    store = dist.TCPStore("127.0.0.1", free_ports(1)[0], 1, is_master=True)
+    store = dist.TCPStore("127.0.0.1", free_port(), 1, is_master=True)
     dist.init_process_group("nccl", store=store, rank=0, world_size=1, device_id=torch.device("cuda", 0))
     yield
     dist.destroy_process_group()

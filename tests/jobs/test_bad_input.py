@@ -11,7 +11,7 @@ import torch
 from rcdist.checkpoint.find import find_checkpoints
 from rcdist.checkpoint.manifest import rank_list_name
 from rcdist.config import JobConfig
-from rcdist.ports import free_ports
+from rcdist.ports import free_port
 from tests.checkpoint.test_untrusted import Attack
 from tests.jobs.run import run_in_process, small_arguments
 
@@ -96,7 +96,7 @@ def test_a_corpus_that_cannot_be_used_is_one_line(
 
 
 def test_a_tracking_server_that_does_not_answer_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    uri = f"http://user:hunter2@127.0.0.1:{free_ports(1)[0]}"
+    uri = f"http://user:hunter2@127.0.0.1:{free_port()}"
     line = refuse(capsys, tmp_path, f"--tracking.uri={uri}", "--tracking.timeout_s=3")
     assert line.startswith("tracking.uri=") and "hunter2" not in line
 

@@ -17,7 +17,7 @@ from rcdist.errors import EXIT_BAD_CONFIG, EXIT_STOPPED
 from rcdist.inference.generate import Sampling, generate_text
 from rcdist.inference.packed import pack_model
 from rcdist.model.lm import LanguageModel
-from rcdist.ports import server_port
+from rcdist.ports import free_port
 from tests.conftest import ROOT
 from tests.inference.test_packed import settings, trained, write
 from tests.jobs.run import run_in_process
@@ -68,7 +68,7 @@ def test_what_cannot_be_served_is_refused(
 
 @pytest.mark.slow
 def test_a_server_answers_like_the_model_and_ends_by_a_signal(model: LanguageModel, folder: Path) -> None:
-    port = server_port()
+    port = free_port()
     command = [sys.executable, str(ROOT / "jobs" / "serve.py"), f"--model={folder}", f"--port={port}", "--name=ours"]
     environment = os.environ | {"RCDIST_API_KEY": "secret-of-this-test"}
     server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

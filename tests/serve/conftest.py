@@ -13,7 +13,7 @@ import uvicorn
 from rcdist.data.tokenizer import Tokenizer
 from rcdist.inference.packed import pack_model
 from rcdist.model.lm import LanguageModel
-from rcdist.ports import free_ports
+from rcdist.ports import free_port
 from rcdist.serve.app import build_app
 from rcdist.serve.batcher import Batcher
 from rcdist.serve.completion import Served
@@ -52,7 +52,7 @@ def server() -> Iterator[Server]:
     batcher.warm_up()
     worker = threading.Thread(target=batcher.run)
     worker.start()
-    (port,) = free_ports(1)
+    port = free_port()
     app = build_app(Served("small", tokenizer, batcher, mailbox, LIMITS), key_digest(KEY))
     http = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
     listener = threading.Thread(target=http.run)
