@@ -39,7 +39,7 @@ class Progress:
         self._config, self._journal, self._tracker, self._on_trial = config, journal, tracker, on_trial
         self._folder = folder
         self._seen = {trial.number for trial in journal.trials if trial.status not in OPEN}
-        self._front = self._numbers()
+        self._front = [trial.number for trial in front_of(journal.trials, config.sweep.objectives)]
         self._gauges = Gauges({"sweep": config.name, "experiment": config.tracking.experiment})
         self._before, self._began = len(self._seen), time.monotonic()
 
@@ -78,7 +78,7 @@ class Progress:
         front = [trial.number for trial in result.front]
         if front != self._front:
             self._front = front
-            logger.info("front: %s", self._format_front())
+            logger.info("front: %s", self._format_front(result.front))
 
     def close(self) -> None:
         """Say that the search has ended."""
@@ -105,9 +105,6 @@ class Progress:
                 shown[f"sweep/objective/{name}"] = min(t.point(settings.objectives)[place] for t in result.front)
         self._gauges.set({name: value for name, value in shown.items() if value is not None})
 
-    def _numbers(self) -> list[int]:
-        return [trial.number for trial in front_of(self._journal.trials, self._config.sweep.objectives)]
-
     def _format(self, trial: Trial) -> str:
         objectives = self._config.sweep.objectives
         parts = [f"trial {trial.number:>3}  {trial.status:<8}"]
@@ -129,11 +126,11 @@ class Progress:
             return ""
         return format_duration((time.monotonic() - self._began) / fresh * (total - done))
 
-    def _format_front(self) -> str:
+    def _format_front(self, front: Sequence[Trial]) -> str:
         objectives = self._config.sweep.objectives
         base = self._baseline()
         shown = []
-        for trial in front_of(self._journal.trials, objectives):
+        for trial in front:
             values = [f"{value:.4g}" for value in trial.point(objectives)]
             if base and len(objectives) > 1:
                 values[1] = change(trial.point(objectives)[1], base.point(objectives)[1])

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from rcdist.ports import free_port
 from tests.processes import run_group
 from tests.train.zero_worker import run_each
 
@@ -23,8 +22,7 @@ def zero(request: pytest.FixtureRequest) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def one_rank() -> Iterator[None]:
     """Make this process a gloo group of its own."""
-    store = dist.TCPStore("127.0.0.1", free_port(), 1, is_master=True)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
